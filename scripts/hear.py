@@ -1,0 +1,128 @@
+"""How often does an independent tagger hear what was asked for?
+
+    python scripts/hear.py SOUNDS                    the files LABEL__SEED.wav of a folder
+    python scripts/hear.py --recordings CORPUS       some recordings a label of a corpus with metadata.csv: the ceiling
+
+A sound counts where YAMNet has an accepted class among its first three (mean of its windows' probabilities). The list of
+prompts is a CSV of `label,prompt,accepted`, with AudioSet's display names between `|` in the last column. `chance` is
+the share that the same sounds reach under every other label. Importable: `judge(sounds, prompts)` does the counting.
+"""
+
+import argparse
+import csv
+import json
+import random
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from audiogen.evaluate.embed import Embedder, Embedding, load_embedder  # noqa: E402
+
+PROMPTS = Path(__file__).with_name("hear_prompts.csv")
+FIRST = 3
+
+
+@dataclass(frozen=True)
+class Prompt:
+    label: str
+    text: str
+    accepted: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    right: float                                     # share of sounds
+    chance: float                                    # share under the labels of others
+    labels: dict[str, float]                         # share per label
+    heard: list[tuple[str, str, bool, list[str]]]    # file, label, right, the first classes
+
+
+def read_prompts(path: Path = PROMPTS) -> list[Prompt]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return [Prompt(r["label"], r["prompt"], frozenset(r["accepted"].split("|"))) for r in csv.DictReader(file)]
+
+
+def hear(path: Path, embedder: Embedder) -> Embedding:
+    """The embedding of one file, mixed to mono and resampled."""
+    import soundfile
+    from scipy.signal import resample_poly
+
+    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = audio.mean(axis=1)
+    if rate != embedder.rate:
+        divisor = np.gcd(rate, embedder.rate)
+        mono = resample_poly(mono, embedder.rate // divisor, rate // divisor)
+    return embedder.embed(mono.clip(-1, 1))
+
+
+def judge(sounds: Iterable[tuple[str, Path]], prompts: list[Prompt], embedder: Embedder | None = None) -> Verdict:
+    """Hear every (label, file) and count."""
+    embedder = embedder or load_embedder("yamnet")
+    accepted = {p.label: p.accepted for p in prompts}
+    heard, chances = [], []
+    for label, path in sounds:
+        scores = hear(path, embedder).scores
+        first = [embedder.classes[i] for i in np.argsort(-scores)[:FIRST]]
+        heard.append((path.name, label, not accepted[label].isdisjoint(first), first))
+        chances.append(np.mean([not a.isdisjoint(first) for other, a in accepted.items() if other != label]))
+    if not heard:
+        raise SystemExit("No sound to hear: name the files LABEL__SEED.wav, with labels of the list of prompts.")
+    labels = {p.label: [right for _, label, right, _ in heard if label == p.label] for p in prompts}
+    return Verdict(right=float(np.mean([right for _, _, right, _ in heard])), chance=float(np.mean(chances)),
+                   labels={label: float(np.mean(each)) for label, each in labels.items() if each}, heard=heard)
+
+
+def generated(folder: Path, prompts: list[Prompt]) -> list[tuple[str, Path]]:
+    known = {p.label for p in prompts}
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".wav", ".flac", ".ogg", ".opus"))
+    return [(label, f) for f in files if (label := f.stem.rpartition("__")[0]) in known]
+
+
+def recordings(corpus: Path, prompts: list[Prompt], each: int, seed: int = 0) -> list[tuple[str, Path]]:
+    """Up to `each` recordings of every label, drawn by a fixed seed."""
+    with open(corpus / "metadata.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for prompt in prompts:
+        files = sorted(r["file_name"] for r in rows if r["label"] == prompt.label)
+        drawn = random.Random(f"{seed}:{prompt.label}").sample(files, min(each, len(files)))
+        chosen += [(prompt.label, corpus / f) for f in drawn]
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sounds", type=Path, nargs="?", help="folder of LABEL__SEED.wav")
+    parser.add_argument("--recordings", type=Path, metavar="CORPUS", help="score recordings instead")
+    parser.add_argument("--each", type=int, default=4, help="recordings a label")
+    parser.add_argument("--seed", type=int, default=0, help="which recordings are drawn")
+    parser.add_argument("--prompts", type=Path, default=PROMPTS)
+    parser.add_argument("--list", action="store_true", help="print what was heard in each file")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if (args.sounds is None) == (args.recordings is None):
+        parser.error("name a folder of sounds, or --recordings CORPUS")
+    prompts = read_prompts(args.prompts)
+    sounds = generated(args.sounds, prompts) if args.sounds else \
+        recordings(args.recordings, prompts, args.each, args.seed)
+    verdict = judge(sounds, prompts)
+    if args.json:
+        print(json.dumps({"right": verdict.right, "chance": verdict.chance, "n": len(verdict.heard),
+                          "labels": verdict.labels}))
+        return
+    if args.list:
+        for name, label, right, first in verdict.heard:
+            print(f"{'+' if right else '-'} {label:16} {name:32} {' | '.join(first)}")
+    for label, share in sorted(verdict.labels.items(), key=lambda item: -item[1]):
+        print(f"{share:5.2f}  {label}")
+    print(f"\n{verdict.right:.3f}  of {len(verdict.heard)} sounds, {len(verdict.labels)} labels "
+          f"(an accepted class among YAMNet's first {FIRST}); chance {verdict.chance:.3f}")
+
+
+if __name__ == "__main__":
+    main()
