@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audiogen.evaluate.embed import Embedder, Embedding, load_embedder  # noqa: E402
+from audiogen.evaluate.embed import Embedder, Embedding, load_embedder
 
 PROMPTS = Path(__file__).with_name("hear_prompts.csv")
 FIRST = 3
