@@ -1,0 +1,69 @@
+"""The U-Net as a denoiser, denoise(x, sigma) -> z: guidance, prediction types and inpainting build one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from audiogen.diffusion.conditioning import Conditioning, collate
+from audiogen.diffusion.sampling import Denoise
+from audiogen.models.unet import Attended, UNet
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """Best guess of the clean latents, by classifier-free guidance (Ho and Salimans 2022).
+
+    `step` maps a level to a training step. `rescale` pulls the guided prediction's spread back to that of the
+    conditional one (Lin et al. 2024, eq. 15-16).
+    """
+
+    unet: UNet
+    step: Callable[[Tensor], Tensor]                             # sigma () -> training step ()
+    context: Attended                                            # batch B, or 2 B: unconditional half, then conditional
+    guidance: float = 1.0
+    rescale: float = 0.0
+    prediction: str = "epsilon"
+
+    @classmethod
+    def guided(cls, unet: UNet, step: Callable[[Tensor], Tensor], cond: Conditioning, uncond: Conditioning | None,
+               guidance: float, rescale: float = 0.0, prediction: str = "epsilon") -> "Denoiser":
+        """The denoiser of `cond`, guided away from `uncond` if that is given."""
+        both = cond if uncond is None else collate([uncond, cond])
+        return cls(unet, step, Attended(both), guidance if uncond is not None else 1.0, rescale, prediction)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x (B, C, h, w) float32 in the frame z + sigma * noise, sigma () -> z (B, C, h, w) float32"""
+        scale = 1 / (1 + sigma**2).sqrt()                        # to the unit-variance frame of training
+        dtype = self.unet.conv_in.weight.dtype
+        x_in = (x * scale).to(dtype)
+        step = self.step(sigma).to(x.device, torch.float32)
+        if self.guidance == 1.0:
+            out = self.unet(x_in, step.expand(len(x)), self.context).float()
+        else:
+            both = self.unet(torch.cat([x_in, x_in]), step.expand(2 * len(x)), self.context).float()
+            without, with_ = both.chunk(2)
+            out = without + self.guidance * (with_ - without)
+            if self.rescale:
+                out = torch.lerp(out, out * (_spread(with_) / _spread(out)), self.rescale)
+        return to_clean(x, out, sigma, self.prediction)
+
+
+def to_clean(x: Tensor, out: Tensor, sigma: Tensor, prediction: str) -> Tensor:
+    """The clean latents that a prediction stands for: x = z + sigma * noise (B, C, h, w), out alike, sigma () -> z"""
+    if prediction == "epsilon":
+        return x - sigma * out
+    if prediction == "v_prediction":                             # Salimans and Ho 2022
+        return x / (1 + sigma**2) - sigma / (1 + sigma**2).sqrt() * out
+    return out
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Standard deviation of each item: (B, C, h, w) -> (B, 1, 1, 1)"""
+    return x.std(dim=(1, 2, 3), keepdim=True)
+
+
+def inpaint(denoise: Denoise, known: Tensor, keep: Tensor) -> Denoise:
+    """Hold the latents `known` (B, C, h, w) where `keep` (B, 1, h, w) is 1; paint the rest."""
+    return lambda x, sigma: torch.lerp(denoise(x, sigma), known, keep)

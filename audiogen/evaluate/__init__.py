@@ -1,0 +1,1 @@
+"""Metrics, embeddings and reports."""

@@ -1,0 +1,58 @@
+"""The HiFi-GAN generator (Kong et al. 2020), as AudioLDM and Auffusion publish it.
+
+Parameter names are those of the AudioLDM folders (transformers' SpeechT5HifiGan); audiogen.compat renames Auffusion's.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiogen.config import VocoderConfig
+
+
+class ResBlock(nn.Module):
+    """Pairs of dilated and plain convolutions around a residual path."""
+
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...], slope: float):
+        super().__init__()
+        self.slope = slope
+        pad = [(kernel * d - d) // 2 for d in dilations]
+        self.convs1 = nn.ModuleList(
+            nn.Conv1d(channels, channels, kernel, dilation=d, padding=p) for d, p in zip(dilations, pad, strict=True))
+        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:                      # (B, C, S)
+        for dilated, plain in zip(self.convs1, self.convs2, strict=True):
+            x = x + plain(F.leaky_relu(dilated(F.leaky_relu(x, self.slope)), self.slope))
+        return x
+
+
+class HifiGan(nn.Module):
+    def __init__(self, config: VocoderConfig):
+        super().__init__()
+        self.config = config
+        self.conv_pre = nn.Conv1d(config.bins, config.channels, 7, padding=3)
+        self.upsampler, self.resblocks = nn.ModuleList(), nn.ModuleList()
+        c = config.channels
+        for rate, kernel in zip(config.rates, config.kernels, strict=True):
+            odd = (kernel - rate) % 2 if config.exact else 0     # where the published one runs a little long
+            self.upsampler.append(nn.ConvTranspose1d(
+                c, c // 2, kernel, rate, padding=(kernel - rate) // 2 + odd, output_padding=odd))
+            c //= 2
+            for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True):
+                self.resblocks.append(ResBlock(c, size, dilations, config.slope))
+        self.conv_post = nn.Conv1d(c, 1, 7, padding=3)
+        self.register_buffer("mean", torch.zeros(config.bins))
+        self.register_buffer("scale", torch.ones(config.bins))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """natural-log mel (B, M, T) -> wave (B, S) in [-1, 1], S = hop * T, or a few samples more if not `exact`"""
+        if self.config.normalize:
+            mel = (mel - self.mean[:, None]) / self.scale[:, None]
+        x = self.conv_pre(mel)
+        branches = len(self.config.resblock_kernels)
+        for i, up in enumerate(self.upsampler):
+            x = up(F.leaky_relu(x, self.config.slope))           # (B, C / 2, rate * S)
+            x = sum(block(x) for block in self.resblocks[i * branches : (i + 1) * branches]) / branches  # type: ignore[assignment]
+        x = self.conv_post(F.leaky_relu(x, 0.01))                # the published slope here, whatever the config's
+        return torch.tanh(x)[:, 0]

@@ -1,0 +1,64 @@
+"""The settings of a generation: checked before anything heavy is loaded, stored with the sound."""
+
+import difflib
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from audiogen.config import DefaultsConfig
+from audiogen.errors import SettingsError
+
+SAMPLERS = ("ddim", "ddpm", "pndm", "euler", "euler-a", "heun", "dpmpp-2m", "unipc")
+MAX_DURATION = 3600.0                                            # seconds
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sound is made. None means the model's own default; `with_defaults` fills it in."""
+
+    duration: float | None = None                                # seconds
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    rescale: float = 0.0                                         # of guidance, 0-1
+    eta: float = 0.0                                             # noise put back by ddim, 0-1
+    karras: bool = False                                         # Karras et al.'s spacing of noise levels
+
+    def with_defaults(self, defaults: DefaultsConfig) -> "Settings":
+        """Every setting decided."""
+        given = {k: getattr(defaults, k) for k in ("duration", "steps", "guidance", "sampler") if getattr(self, k) is None}
+        return replace(self, **given)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest or a tag."""
+        return asdict(self)
+
+    def check(self) -> "Settings":
+        """Raises SettingsError for what cannot be meant."""
+        if self.duration is not None and not (math.isfinite(self.duration) and 0 < self.duration <= MAX_DURATION):
+            raise SettingsError(f"A duration of {self.duration:g} s cannot be made; give more than 0 and at most {MAX_DURATION:g}.")
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise SettingsError(f"{self.steps} steps cannot be made; give 1 to 1000.")
+        if self.guidance is not None and not (math.isfinite(self.guidance) and 1 <= self.guidance <= 100):
+            raise SettingsError(f"A guidance of {self.guidance:g} is out of range; give 1 (none) to 100.")
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            close = difflib.get_close_matches(self.sampler, SAMPLERS, n=1)
+            hint = f"did you mean '{close[0]}'? There are" if close else "there are"
+            raise SettingsError(f"No sampler '{self.sampler}': {hint} {', '.join(SAMPLERS)}.")
+        for name in ("rescale", "eta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name} {getattr(self, name):g} is out of range; give 0 to 1.")
+        return self
+
+
+def settings_of(data: dict[str, Any]) -> Settings:
+    """The settings in a stored recipe, whatever else stands in it."""
+    return Settings(**{f.name: data[f.name] for f in fields(Settings) if f.name in data}).check()
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt without surrounding space; raises SettingsError if nothing is left."""
+    text = " ".join(prompt.split())
+    if not text:
+        raise SettingsError("The prompt is empty; say what should sound, for example \"rain on a tin roof\".")
+    return text
