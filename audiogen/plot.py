@@ -95,7 +95,7 @@ def write_spectrogram(path: Path, audio: Array, sample_rate: int, title: str = "
     small, large = ImageFont.load_default(12), ImageFont.load_default(15)
     _axes(draw, small, len(audio) / sample_rate, sample_rate)
     draw.text((LEFT, TOP - 10), _fit(draw, title or Path(path).stem, large), INK, large, anchor="ls")
-    draw.text((LEFT + WIDTH, TOP + WAVE + GAP + HEIGHT + 34), f"peak {peak:.0f} dB", PALE, small, anchor="rs")
+    draw.text((LEFT + WIDTH, TOP + WAVE + GAP + HEIGHT + 34), _loudest(decibels), PALE, small, anchor="rs")
     beside = Path(path).with_name(f".{Path(path).name}.part")
     try:
         canvas.save(beside, format="PNG", compress_level=4)
@@ -122,6 +122,11 @@ def _axes(draw: "ImageDraw", font: "FreeTypeFont | ImageFont", seconds: float, s
         draw.text((x, bottom + 8), f"{k * step:.{digits}f}", INK, font, anchor="mt")
     draw.text((LEFT, bottom + 34), "seconds", PALE, font, anchor="ls")
     draw.rectangle((LEFT - 1, top - 1, LEFT + WIDTH, bottom), outline=PALE)
+
+
+def _loudest(decibels: Array) -> str:
+    peak = float(decibels.max())
+    return f"peak {peak:.0f} dB" if peak > -100 else "silence"
 
 
 def _fit(draw: "ImageDraw", text: str, font: "FreeTypeFont | ImageFont") -> str:

