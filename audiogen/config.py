@@ -83,6 +83,7 @@ class ScheduleConfig:
     spacing: Literal["leading", "trailing", "linspace"] = "leading"
     offset: int = 1                                              # added to each step of a "leading" grid
     final_zero: bool = False                                     # DDIM ends on no noise, not on that of step 0
+    clip: float | None = None                                    # DDIM and DDPM bound their predictions by it
     sampler: str = "ddim"                                        # of the published pipeline
 
 

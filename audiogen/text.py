@@ -17,6 +17,7 @@ from audiogen.config import TextConfig, read_json
 from audiogen.diffusion.conditioning import Conditioning
 from audiogen.errors import CheckpointError, SettingsError
 
+COUNTERS = ("position_ids", "token_type_ids")                    # 0, 1, 2, ...: some releases store them, some do not
 Pair = tuple[Conditioning, Conditioning | None]
 ReadWeights = Callable[[Path], dict[str, Tensor]]                # a folder's state dictionary
 
@@ -311,17 +312,18 @@ def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
     except RuntimeError as error:
         raise CheckpointError(f"{folder} does not fit {cls}: {str(error).splitlines()[0]}") from None
     faults = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of the wrong shape": info["mismatched_keys"]}
-    told = [f"{len(v)} {k} (first: {min(map(str, v))})" for k, v in faults.items() if v]
+    counted = {k: [str(v) for v in vs if not str(v).endswith(COUNTERS)] for k, vs in faults.items()}
+    told = [f"{len(v)} {k} (first: {min(v)})" for k, v in counted.items() if v]
     if told:
-        raise CheckpointError(f"{folder} does not fit {cls}: {'; '.join(told)}.")
+        raise CheckpointError(f"{folder} does not fit {cls}: weights {'; '.join(told)}.")
     return model
 
 
 def _unused(key: str, cls: str) -> bool:
     """Weights that published folders hold and this class has no use for."""
     if cls == "ClapTextModelWithProjection":
-        return key.startswith(("audio_model.", "audio_projection.", "logit_scale")) or key.endswith("position_ids")
-    return key.endswith("position_ids") or key == "lm_head.weight" or key.startswith("pooler.")
+        return key.startswith(("audio_model.", "audio_projection.", "logit_scale"))
+    return key == "lm_head.weight" or key.startswith("pooler.")
 
 
 def _architecture(folder: Path) -> str:

@@ -5,6 +5,7 @@ Ho et al. 2020 (DDPM), Liu et al. 2022 (PNDM), Karras et al. 2022 (Euler, Heun),
 al. 2023 (UniPC, B2).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,14 +22,17 @@ def ignore(done: int, total: int) -> None:
 
 
 def sample_euler(denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float = 0.0, noise: Noise | None = None,
-                 watch: Watch = ignore) -> Tensor:
-    """eta 0: Euler's method, which is DDIM; 0 < eta <= 1: DDIM(eta); eta 1: DDPM and the ancestral sampler."""
+                 clip: float = math.inf, watch: Watch = ignore) -> Tensor:
+    """eta 0: Euler's method, which is DDIM; 0 < eta <= 1: DDIM(eta); eta 1: DDPM and the ancestral sampler.
+
+    `clip` bounds the predictions that are stepped towards, though not the direction, as public DDIM does.
+    """
     steps = len(sigmas) - 1
     for i, (s, s_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         z = denoise(x, s)
         up = eta * s_next * (1 - (s_next / s) ** 2).clamp(min=0).sqrt()     # noise to put back
         down = (s_next**2 - up**2).sqrt()                                   # level to step down to
-        x = z + (x - z) * (down / s)
+        x = z.clamp(-clip, clip) + (x - z) * (down / s)
         if up > 0 and noise is not None:
             x = x + up * noise()
         watch(i + 1, steps)
@@ -122,11 +126,19 @@ def item_noise(seeds: list[int], shape: tuple[int, ...]) -> Noise:
     return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators])
 
 
-def sample(name: str, denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float, noise: Noise, watch: Watch = ignore) -> Tensor:
-    """Run the sampler that the command line calls `name` (see audiogen.settings.SAMPLERS); eta counts for "ddim" only."""
-    if name in ("ddim", "euler", "ddpm", "euler-a"):
-        eta = {"ddim": eta, "euler": 0.0}.get(name, 1.0)
-        return sample_euler(denoise, x, sigmas, eta=eta, noise=noise, watch=watch)
+def sample(name: str, denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float, noise: Noise, clip: float | None = None,
+           watch: Watch = ignore) -> Tensor:
+    """Run the sampler that the command line calls `name` (one of audiogen.settings.SAMPLERS).
+
+    `eta` counts for "ddim" only, `clip` (of a checkpoint's scheduler) for "ddim" and "ddpm".
+    """
+    bound = math.inf if clip is None else clip
+    if name == "ddim":
+        return sample_euler(denoise, x, sigmas, eta=eta, noise=noise, clip=bound, watch=watch)
+    if name == "ddpm":
+        return sample_euler(lambda x, s: denoise(x, s).clamp(-bound, bound), x, sigmas, eta=1.0, noise=noise, watch=watch)
+    if name in ("euler", "euler-a"):
+        return sample_euler(denoise, x, sigmas, eta=float(name == "euler-a"), noise=noise, watch=watch)
     samplers: dict[str, Sampler] = {
         "pndm": sample_pndm, "heun": sample_heun, "dpmpp-2m": sample_dpmpp_2m, "unipc": sample_unipc}
     return samplers[name](denoise, x, sigmas, watch=watch)

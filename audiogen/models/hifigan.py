@@ -56,3 +56,10 @@ class HifiGan(nn.Module):
             x = sum(block(x) for block in self.resblocks[i * branches : (i + 1) * branches]) / branches  # type: ignore[assignment]
         x = self.conv_post(F.leaky_relu(x, 0.01))                # the published slope here, whatever the config's
         return torch.tanh(x)[:, 0]
+
+    def length(self, frames: int) -> int:
+        """Samples that `forward` makes of that many mel frames."""
+        for up in self.upsampler:
+            rate, kernel, pad, more = up.stride[0], up.kernel_size[0], up.padding[0], up.output_padding[0]  # type: ignore[index, union-attr]
+            frames = (frames - 1) * rate - 2 * pad + kernel + more                # type: ignore[operator, assignment]
+        return frames

@@ -1,0 +1,205 @@
+"""Checkpoints on disk: reading weights strictly and safely, loading a model, saving one.
+
+This project's folder: config.json (ModelConfig), unet / autoencoder / vocoder.safetensors, text/ (encoder and tokenizer).
+Weights may be stored in 8 bits: an int8 tensor NAME with a float scale per row in NAME.scale.
+"""
+
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audiogen import compat
+from audiogen.config import AutoencoderConfig, MelConfig, ModelConfig, VocoderConfig, from_dict, read_json, to_json
+from audiogen.errors import CheckpointError
+from audiogen.models.autoencoder import Autoencoder
+from audiogen.models.compact import CompactAutoencoder
+from audiogen.models.hifigan import HifiGan
+from audiogen.models.unet import UNet
+from audiogen.models.vocos import Vocos
+from audiogen.text import TextEncoder, load_text_encoder
+
+NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.bin",
+         "condition_adapter.pt", "vocoder.pt")
+SCALE = ".scale"                                                 # suffix of an 8-bit weight's scales
+
+
+@dataclass
+class Model:
+    """The networks of a checkpoint, ready to run."""
+
+    config: ModelConfig
+    text: TextEncoder
+    unet: UNet
+    autoencoder: Autoencoder | CompactAutoencoder
+    vocoder: HifiGan | Vocos
+    name: str
+    folder: Path
+
+
+def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """Every network of the checkpoint in `folder`; the vocoder stays in float32, where waves need it.
+
+    Raises CheckpointError or ConfigError with what is missing, unexpected or of the wrong shape.
+    """
+    config, parts = read_model_config(folder), locate(folder)
+    text_folder = folder if compat.is_published(folder) else folder / "text"
+    return Model(
+        config,
+        load_text_encoder(text_folder, config.text, read_folder, device, dtype),
+        load_part("unet", config, parts["unet"], device, dtype),
+        load_part("autoencoder", config, parts["autoencoder"], device, dtype),
+        load_part("vocoder", config, parts["vocoder"], device, torch.float32),
+        folder.name, folder)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The configuration of a checkpoint of any layout."""
+    if compat.is_published(folder):
+        return compat.read_config(folder)
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"{folder} holds no model: neither config.json nor model_index.json is there.")
+    return from_dict(ModelConfig, read_json(folder / "config.json"), f"{folder}/config.json")
+
+
+def locate(folder: Path) -> dict[str, Path]:
+    """Where the weights of each network lie: a file, or a published folder."""
+    if compat.is_published(folder):
+        return {"unet": folder / "unet", "autoencoder": folder / "vae", "vocoder": folder / "vocoder"}
+    return {part: folder / f"{part}.safetensors" for part in ("unet", "autoencoder", "vocoder")}
+
+
+def build_autoencoder(config: AutoencoderConfig) -> Autoencoder | CompactAutoencoder:
+    """The autoencoder of this kind, its weights drawn at random."""
+    return Autoencoder(config) if config.kind == "kl" else CompactAutoencoder(config)
+
+
+def build_vocoder(config: VocoderConfig, mel: MelConfig) -> HifiGan | Vocos:
+    """The vocoder of this kind, its weights drawn at random."""
+    return HifiGan(config) if config.kind == "hifigan" else Vocos(config, mel)
+
+
+def load_part(part: str, config: ModelConfig, where: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """The network `part` ("unet", "autoencoder" or "vocoder") with the weights at `where`, in evaluation mode."""
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "unet": lambda: UNet(config.unet),
+        "autoencoder": lambda: build_autoencoder(config.autoencoder),
+        "vocoder": lambda: build_vocoder(config.vocoder, config.mel)}
+    state = read_folder(where) if where.is_dir() else read_weights(where)
+    if part == "autoencoder":
+        state = compat.rename_autoencoder(state)
+    if part == "vocoder" and config.vocoder.exact:
+        plain = {"mean": torch.zeros(config.vocoder.bins), "scale": torch.ones(config.vocoder.bins)}
+        state = plain | compat.rename_vocoder(state)
+    with torch.device("meta"):                                   # weights are put in place, not drawn and copied over
+        module = builders[part]()
+    if any(name not in state for name, _ in module.named_buffers()):
+        module = builders[part]()                                # it has buffers of its own making
+    load_weights(module, {k: v.to(dtype) for k, v in state.items()}, str(where))
+    return module.to(device).eval().requires_grad_(False)
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Put `state` in place in `module`; raises CheckpointError that counts and names what does not fit."""
+    own = module.state_dict()
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    faults = {"missing": own.keys() - state.keys(), "unexpected": state.keys() - own.keys(), "of the wrong shape": wrong}
+    told = [f"{len(v)} {kind} (first: {min(v)})" for kind, v in faults.items() if v]
+    if told:
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: weights {'; '.join(told)}.")
+    module.load_state_dict(state, assign=True)
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """The weights in a published folder, whichever of the usual files holds them."""
+    for name in NAMES:
+        if (folder / name).exists():
+            return read_weights(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.exists():                                       # in several shards
+            shards = sorted(set(read_json(index)["weight_map"].values()))
+            return {k: v for shard in shards for k, v in read_weights(folder / Path(shard).name).items()}
+    raise CheckpointError(f"{folder}: no weights there (looked for {', '.join(NAMES)}).")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dictionary from .safetensors or a pickle of tensors (nothing else is unpickled); raises CheckpointError."""
+    if not path.exists():
+        raise CheckpointError(f"{path} is not there.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dequantise(load_file(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as weights ({reason[:160]}); it may be cut short: fetch it again.") from None
+    except Exception as error:                                   # safetensors raises a class of its own
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(f"{path} cannot be read as weights ({error}); it may be cut short: fetch it again.") from None
+
+
+def quantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices in 8 bits with a scale per row, all else in 16: a quarter of float32's size."""
+    out: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if value.dim() < 2 or not value.is_floating_point() or value.numel() < 1024:
+            out[key] = value.half() if value.is_floating_point() else value
+            continue
+        rows = value.float().flatten(1)
+        scale = rows.abs().amax(dim=1).clamp(min=1e-8) / 127
+        out[key] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape)
+        out[key + SCALE] = scale
+    return out
+
+
+def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `quantise`, in float32; other weights pass unchanged."""
+    if not any(k.endswith(SCALE) and k[: -len(SCALE)] in state for k in state):
+        return state
+    out = {}
+    for key, value in state.items():
+        if key.endswith(SCALE) and key[: -len(SCALE)] in state:
+            continue
+        scale = state.get(key + SCALE)
+        if scale is not None:
+            value = value.float() * scale.view(-1, *[1] * (value.dim() - 1))
+        out[key] = value.float() if value.dtype == torch.float16 else value
+    return out
+
+
+def save_weights(path: Path, state: dict[str, Tensor]) -> None:
+    """Write a .safetensors beside `path`, then move it there: never half a file under the final name."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file({k: v.contiguous() for k, v in state.items()}, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_config(folder: Path, config: ModelConfig) -> None:
+    """Write the config.json of a model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / ".config.json.part"
+    part.write_text(to_json(config), encoding="utf-8")
+    os.replace(part, folder / "config.json")
+
+
+def checkpoint_bytes(folder: Path) -> int:
+    """Size of a checkpoint on disk."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
