@@ -38,7 +38,10 @@ def hertz(mels: Array | float) -> Array:
 
 
 def spectrogram(audio: Array, sample_rate: int, columns: int, rows: int) -> Array:
-    """dB of a full-scale sine on a mel axis, (rows, columns), the highest frequency first; audio (S,)."""
+    """Power in dB of a full-scale sine on a mel axis, (rows, columns), highest frequency first; audio (S,).
+
+    A row is the mean of its band, so noise of an even spectrum looks even; a column is the loudest of its frames.
+    """
     n = 1 << round(np.log2(sample_rate * 0.046))                 # samples of the window, near 46 ms
     hop = max(1, min(len(audio) // columns, n // 2))
     taper = np.hanning(n + 1)[:-1].astype(np.float32)
@@ -79,7 +82,7 @@ def write_spectrogram(path: Path, audio: Array, sample_rate: int, title: str = "
     """Write a PNG of mono `audio` (S,) in [-1, 1]: its waveform over its mel-spaced spectrogram, with axes.
 
     The brightest colour is the loudest place of the sound and black is 80 dB under it, except that near-silence
-    stays dark. Written beside and moved. Raises AudioError for a sound without samples or a path that cannot be written.
+    stays dark. Written beside and moved. Raises AudioError for no samples, or a path that cannot be written.
     """
     from PIL import Image, ImageDraw, ImageFont
 

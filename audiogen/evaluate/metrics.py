@@ -39,7 +39,7 @@ def _rows(x: Array) -> Array:
 def _root(x: Array) -> Array:
     """(at most D, D) with root^T root = the unbiased covariance of x (n, D)."""
     centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
 
 
 def frechet_infinite(a: Sequence[Array], b: Sequence[Array], sizes: int = 8, seed: int = 0) -> float:
@@ -101,7 +101,7 @@ def inception_score(logits: Array, splits: int = 10, seed: int = 0) -> tuple[flo
     DataError if a split would hold fewer than two sounds, which would score 1 whatever they are.
     """
     if splits < 1 or len(logits) < 2 * splits:
-        raise DataError(f"An inception score of {splits} splits needs {2 * splits} sounds or more; found {len(logits)}.")
+        raise DataError(f"An inception score of {splits} splits needs {2 * splits} sounds; found {len(logits)}.")
     order = np.random.default_rng(seed).permutation(len(logits))
     scores = []
     for part in np.array_split(log_softmax(logits)[order], splits):
@@ -116,7 +116,7 @@ def clap_score(audio: Array, text: Array) -> float:
     """Mean cosine of paired embeddings of sounds and their prompts, each (n, D); from -1 to 1."""
     audio, text = _rows(audio), _rows(text)
     if audio.shape != text.shape or len(audio) == 0:
-        raise DataError(f"A CLAP score needs a prompt for each sound; shapes {audio.shape} and {text.shape} do not pair.")
+        raise DataError(f"A CLAP score needs a prompt for each sound; {audio.shape} and {text.shape} do not pair.")
     norms = np.linalg.norm(audio, axis=1) * np.linalg.norm(text, axis=1)
     return float((np.einsum("nd,nd->n", audio, text) / np.maximum(norms, 1e-12)).mean())
 
