@@ -21,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from audiogen.evaluate.clips import read
 from audiogen.evaluate.embed import Embedder, Embedding, load_embedder
 
 PROMPTS = Path(__file__).with_name("hear_prompts.csv")
@@ -49,15 +50,8 @@ def read_prompts(path: Path = PROMPTS) -> list[Prompt]:
 
 def hear(path: Path, embedder: Embedder) -> Embedding:
     """The embedding of one file, mixed to mono and resampled."""
-    import soundfile
-    from scipy.signal import resample_poly
-
-    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = audio.mean(axis=1)
-    if rate != embedder.rate:
-        divisor = np.gcd(rate, embedder.rate)
-        mono = resample_poly(mono, embedder.rate // divisor, rate // divisor)
-    return embedder.embed(mono.clip(-1, 1))
+    sound, _ = read(path, embedder.rate)
+    return embedder.embed(sound.clip(-1, 1))
 
 
 def judge(sounds: Iterable[tuple[str, Path]], prompts: list[Prompt], embedder: Embedder | None = None) -> Verdict:

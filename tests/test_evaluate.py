@@ -10,11 +10,14 @@ import torch
 
 from audiogen.errors import AudioError, DataError
 from audiogen.evaluate import reconstruction
-from audiogen.evaluate.clips import find_clips, pair
+from audiogen.evaluate.clips import find_clips, held_out, pair
 from audiogen.evaluate.embed import Embedding
-from audiogen.evaluate.report import evaluate, write_report
+from audiogen.evaluate.model import Codec, evaluate_model
+from audiogen.evaluate.report import Report, evaluate, write_report
+from audiogen.settings import Settings
 
 RATE = 16_000
+TINY = Path(__file__).parent / "checkpoints" / "audioldm-tiny"
 
 
 class Bands:
@@ -181,3 +184,81 @@ def test_the_judging_mel_has_one_window_length_in_seconds() -> None:
     assert reconstruction.judge_mel(16_000).config.n_fft == 1024
     assert reconstruction.judge_mel(48_000).config.n_fft == 2048
     assert reconstruction.judge_mel(48_000).config.fmax == 24_000
+
+
+def test_held_out_recordings_have_captions_and_were_not_trained_on(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "data", {f"{i}": noise(i, 0.1) for i in range(9)})
+    with pytest.raises(DataError, match="None of the sounds has a caption"):
+        held_out(find_clips(folder), 5)
+    rows = [f"{i}.wav,sound {i},{'test' if i in (2, 4, 6) else 'train'}" for i in range(8)]
+    (folder / "metadata.csv").write_text("file_name,text,split\n" + "\n".join(rows), encoding="utf-8")
+    assert [c.name for c in held_out(find_clips(folder), 5)] == ["2", "4", "6"]
+    drawn = [c.name for c in held_out(find_clips(folder), 2, seed=1)]
+    assert drawn == [c.name for c in held_out(find_clips(folder), 2, seed=1)]
+    assert set(drawn) < {"2", "4", "6"}
+    (folder / "metadata.csv").write_text("file_name,text\n0.wav,zero\n1.wav,one\n", encoding="utf-8")
+    assert [c.name for c in held_out(find_clips(folder), 5)] == ["0", "1"]
+
+
+def test_a_model_is_evaluated_on_recordings(tmp_path: Path) -> None:
+    from audiogen import hub
+
+    folder = fill(tmp_path / "data", {f"a/{i}": noise(i, 0.3 + 0.1 * i) for i in range(3)})
+    for i in range(3):
+        (folder / "a" / f"{i}.txt").write_text(f"sound number {i}", encoding="utf-8")
+    clips = held_out(find_clips(folder), 9)
+    seen: list[tuple[int, int]] = []
+    report, sets = evaluate_model(Codec.load(TINY), hub.load(str(TINY), "cpu"), clips, [Bands()], tmp_path / "out",
+                                  Settings(duration=0.5, steps=2), 5, lambda done, total: seen.append((done, total)))
+    names = [f.name for f in report.figures]
+    assert "Log-mel L1, VAE (the model's mel)" in names
+    assert "STFT distance, vocoder (512, 1024, 2048)" in names
+    assert "Log-mel L1, VAE + vocoder (80 bins, 64 ms)" in names
+    assert "Fréchet (Bands)" in names
+    assert "Fréchet (Bands), reconstructed" in names
+    assert all(np.isfinite(f.value) for f in report.figures)
+    assert seen == [(i, 15) for i in range(1, 16)]
+    assert [soundfile.info(c.path).frames for c in sets["generated"]] == [RATE // 2] * 3
+    assert [soundfile.info(c.path).frames for c in sets["reconstructed"]] == [int((0.3 + 0.1 * i) * RATE) for i in range(3)]
+    alone = hub.load(str(TINY), "cpu").generate(["sound number 1"], Settings(duration=0.5, steps=2), [6]).audio[0]
+    stored = soundfile.read(tmp_path / "out" / "generated" / "a" / "1.wav")[0]
+    np.testing.assert_allclose(stored, alone.numpy(), atol=1e-4)
+    assert [c.caption for c in find_clips(tmp_path / "out" / "generated")] == [f"sound number {i}" for i in range(3)]
+    assert any("0.5 s, 2 steps" in note for note in report.notes)
+
+
+def test_reconstruction_tells_a_vocoder_from_a_worse_one(tmp_path: Path) -> None:
+    """A vocoder at half its gain is 0.69 nats further on every frame than one at its own."""
+    from audiogen.evaluate.model import reconstruct
+
+    clips = find_clips(fill(tmp_path / "data", {"0": noise(0, 0.5)}))
+    codec = Codec.load(TINY)
+    assert codec.vocoder is not None
+    target = codec.wave(torch.randn(1, codec.config.mel.bins, 50) - 5, 8000)
+    soundfile.write(clips[0].path, target.numpy(), RATE, subtype="FLOAT")
+
+    class Echo(torch.nn.Module):
+        def __init__(self, gain: float) -> None:
+            super().__init__()
+            self.gain = gain
+
+        def forward(self, mel: torch.Tensor) -> torch.Tensor:
+            return self.gain * target[None]
+
+    values = []
+    for gain in (1.0, 0.5):
+        report = Report()
+        echo = Codec(codec.config, None, Echo(gain))             # type: ignore[arg-type]
+        reconstruct(report, clips, echo, tmp_path / f"out{gain}", lambda done, total: None)
+        values.append({f.name: f.value for f in report.figures}["STFT distance, vocoder (512, 1024, 2048)"])
+    assert values[0] < 1e-3
+    assert values[1] == pytest.approx(np.log(2) + 0.5, rel=0.02)
+
+
+def test_a_folder_without_a_codec_says_so(tmp_path: Path) -> None:
+    from audiogen.config import ModelConfig, to_json
+    from audiogen.errors import CheckpointError
+
+    (tmp_path / "config.json").write_text(to_json(ModelConfig()), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="neither an autoencoder nor a vocoder"):
+        Codec.load(tmp_path)
