@@ -140,12 +140,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dequantise(load_file(path))
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as weights ({reason[:160]}); it may be cut short: fetch it again.") from None
+        raise _unreadable(path, error) from None
     except Exception as error:                                   # safetensors raises a class of its own
         if type(error).__name__ != "SafetensorError":
             raise
-        raise CheckpointError(f"{path} cannot be read as weights ({error}); it may be cut short: fetch it again.") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return CheckpointError(f"{path} cannot be read as weights ({reason}); it may be cut short: fetch it again.")
 
 
 def quantise(state: dict[str, Tensor]) -> dict[str, Tensor]:

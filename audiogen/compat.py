@@ -89,7 +89,7 @@ def _family(folder: Path) -> str:
     families = {"AudioLDMPipeline": "audioldm", "MusicLDMPipeline": "musicldm", "AudioLDM2Pipeline": "audioldm2",
                 "StableDiffusionPipeline": "auffusion"}
     if name not in families or not (folder / "vocoder").is_dir():
-        raise CheckpointError(f"{folder}: a {name} is not one of the kinds of model read here ({', '.join(families)}, with a vocoder).")
+        raise CheckpointError(f"{folder}: a {name} is not a kind of model read here ({', '.join(families)}, with a vocoder).")
     if families[name] == "audioldm2" and "VitsModel" in index.get("text_encoder_2", []):
         return "audioldm2-speech"
     return families[name]
@@ -173,7 +173,8 @@ def _text(folder: Path, family: str) -> TextConfig:
     if family == "auffusion" and (folder / "condition_config.json").exists():
         entries = read_json(folder / "condition_config.json")
         names = tuple(e["text_encoder_name"] for e in entries)
-        return TextConfig("auffusion", parts=names, tokenizers=names, adapters=tuple(e["condition_adapter_name"] for e in entries))
+        adapters = tuple(e["condition_adapter_name"] for e in entries)
+        return TextConfig("auffusion", parts=names, tokenizers=names, adapters=adapters)
     if family == "auffusion":
         return TextConfig("clip")
     if family in ("audioldm2", "audioldm2-speech"):

@@ -112,7 +112,7 @@ class Pipeline:
     def latent_shape(self, settings: Settings) -> tuple[int, int, int]:
         """(C, h, w) of one item: enough frames for the duration, in the layout of the model."""
         mel, factor = self.config.mel, self.config.autoencoder.factor
-        seconds = max(settings.duration, self.config.defaults.window or 0)     # type: ignore[type-var]
+        seconds = max(settings.duration or 0, self.config.defaults.window or 0)
         frames = math.ceil(int(seconds / (mel.hop / mel.sample_rate)) / factor) * factor      # as the published pipelines count
         while self._wave_length(frames) < self.samples(settings):              # type: ignore[operator]
             frames += factor

@@ -36,7 +36,7 @@ class Settings:
     def check(self) -> "Settings":
         """Raises SettingsError for what cannot be meant."""
         if self.duration is not None and not (math.isfinite(self.duration) and 0 < self.duration <= MAX_DURATION):
-            raise SettingsError(f"A duration of {self.duration:g} s cannot be made; give more than 0 and at most {MAX_DURATION:g}.")
+            raise SettingsError(f"A duration of {self.duration:g} s cannot be made; give above 0 and at most {MAX_DURATION:g}.")
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise SettingsError(f"{self.steps} steps cannot be made; give 1 to 1000.")
         if self.guidance is not None and not (math.isfinite(self.guidance) and 1 <= self.guidance <= 100):

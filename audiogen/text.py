@@ -311,8 +311,8 @@ def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
         model, info = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} does not fit {cls}: {str(error).splitlines()[0]}") from None
-    faults = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of the wrong shape": info["mismatched_keys"]}
-    counted = {k: [str(v) for v in vs if not str(v).endswith(COUNTERS)] for k, vs in faults.items()}
+    faults = {"missing": "missing_keys", "unexpected": "unexpected_keys", "of the wrong shape": "mismatched_keys"}
+    counted = {k: [str(v) for v in info[name] if not str(v).endswith(COUNTERS)] for k, name in faults.items()}
     told = [f"{len(v)} {k} (first: {min(v)})" for k, v in counted.items() if v]
     if told:
         raise CheckpointError(f"{folder} does not fit {cls}: weights {'; '.join(told)}.")

@@ -70,7 +70,7 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
     schedule = NoiseSchedule.of(config)
     multistep = sampler in ("dpmpp-2m", "unipc")
     if n > config.steps - multistep:
-        raise ConfigError(f"{n} steps are more than the {config.steps - multistep} that the model was trained with; lower --steps.")
+        raise ConfigError(f"{n} steps are more than the {config.steps - multistep} that the model knows; lower --steps.")
     steps = _spaced(config, n, multistep, fractional=sampler in ("euler", "euler-a", "heun"))
     low, high = steps.floor().long(), steps.ceil().long()
     sigmas = torch.lerp(schedule.sigmas[low], schedule.sigmas[high], steps - low)
