@@ -85,7 +85,7 @@ class Pipeline:
     def sample(self, cond: Conditioning, uncond: Conditioning | None, settings: Settings, seeds: Sequence[int],
                watch: Watch = ignore) -> Tensor:
         """Latents (B, C, h, w) in the frame of the diffusion; raises AudiogenError if they are not finite."""
-        assert settings.sampler and settings.steps and settings.guidance is not None
+        assert settings.sampler is not None and settings.steps is not None and settings.guidance is not None  # noqa: PT018
         levels = grid(self.config.schedule, settings.sampler, settings.steps, settings.karras)
         denoiser = Denoiser.guided(self.model.unet, levels.step, cond, uncond, settings.guidance, settings.rescale,
                                    self.config.schedule.prediction)

@@ -7,7 +7,7 @@ AudioLDM 2's GPT-2 counts positions. Shapes: L tokens, D width; every Conditioni
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from audiogen.diffusion.conditioning import Conditioning
 from audiogen.errors import CheckpointError, SettingsError
 
 COUNTERS = ("position_ids", "token_type_ids")                    # 0, 1, 2, ...: some releases store them, some do not
+M = TypeVar("M", bound=nn.Module)
 Pair = tuple[Conditioning, Conditioning | None]
 ReadWeights = Callable[[Path], dict[str, Tensor]]                # a folder's state dictionary
 
@@ -334,7 +335,7 @@ def _architecture(folder: Path) -> str:
     return name
 
 
-def _fit(module: nn.Module, state: dict[str, Tensor], where: Path) -> nn.Module:
+def _fit(module: M, state: dict[str, Tensor], where: Path) -> M:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -342,7 +343,7 @@ def _fit(module: nn.Module, state: dict[str, Tensor], where: Path) -> nn.Module:
     return module.eval()
 
 
-def _load_adapter(folder: Path, read: ReadWeights) -> nn.Module:
+def _load_adapter(folder: Path, read: ReadWeights) -> Adapter:
     state = read(folder)
     if "proj.weight" not in state:
         raise CheckpointError(f"{folder}: no proj.weight among its {len(state)} weights.")
@@ -350,7 +351,7 @@ def _load_adapter(folder: Path, read: ReadWeights) -> nn.Module:
     return _fit(Adapter(dim, out), state, folder)
 
 
-def _load_projection(folder: Path, read: ReadWeights) -> nn.Module:
+def _load_projection(folder: Path, read: ReadWeights) -> Projection:
     data = read_json(folder / "config.json")
     positions = data.get("max_seq_length") if data.get("use_learned_position_embedding") else None
     module = Projection((data["text_encoder_dim"], data["text_encoder_1_dim"]), data["langauge_model_dim"], positions)

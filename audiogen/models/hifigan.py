@@ -60,6 +60,6 @@ class HifiGan(nn.Module):
     def length(self, frames: int) -> int:
         """Samples that `forward` makes of that many mel frames."""
         for up in self.upsampler:
-            rate, kernel, pad, more = up.stride[0], up.kernel_size[0], up.padding[0], up.output_padding[0]  # type: ignore[index, union-attr]
-            frames = (frames - 1) * rate - 2 * pad + kernel + more                # type: ignore[operator, assignment]
+            assert isinstance(up, nn.ConvTranspose1d)
+            frames = (frames - 1) * up.stride[0] - 2 * int(up.padding[0]) + up.kernel_size[0] + up.output_padding[0]
         return frames
