@@ -1,0 +1,70 @@
+"""What the tests share: the tiny checkpoints of tests/checkpoints, and the pipelines loaded from them.
+
+The checkpoints have random weights in the published layouts. NAME.json lists cases (prompt, seed, steps, ...) and NAME.npz
+what the public pipelines made of them: waves (samples,) float32 at 16 kHz.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")                    # tiny networks: threads would only wait for each other
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audiogen.checkpoint import load_model
+from audiogen.pipeline import Pipeline
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+TINY = ("audioldm-tiny", "audioldm2-tiny", "auffusion-tiny", "musicldm-tiny", "audioldm2-speech-tiny")
+
+
+def relative(a: Any, b: Any) -> float:
+    """Norm of the difference over the norm of the reference b."""
+    a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    assert a.shape == b.shape, f"{tuple(a.shape)} against {tuple(b.shape)}"
+    return float((a - b).norm() / b.norm())
+
+
+def redraw(module: nn.Module, seed: int = 0, std: float = 0.05) -> nn.Module:
+    """New random weights everywhere, so that no path is dead: not zeros, not ones, no two layers alike."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            draw = std * torch.randn(p.shape, generator=generator)
+            p.copy_(draw if p.ndim > 1 else p + draw)
+    return module.eval()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers, the same ones whenever they are asked for."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def tiny(name: str) -> Pipeline:
+    """The pipeline of a tiny checkpoint, on the CPU in float32, loaded once."""
+    return Pipeline(load_model(CHECKPOINTS / name), "cpu", torch.float32)
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], Pipeline]:
+    """The pipelines of the tiny checkpoints, by name."""
+    return tiny
+
+
+def cases(name: str) -> list[dict[str, Any]]:
+    """The recorded cases of a checkpoint."""
+    return json.loads((CHECKPOINTS / f"{name}.json").read_text())
+
+
+def recorded(name: str, case: int) -> np.ndarray:
+    """The wave (S,) that the public pipeline made of a case."""
+    with np.load(CHECKPOINTS / f"{name}.npz") as waves:
+        return waves[f"case{case}"]
