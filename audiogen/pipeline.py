@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from audiogen.checkpoint import Model
@@ -16,7 +17,7 @@ from audiogen.diffusion.denoiser import Denoiser
 from audiogen.diffusion.sampling import Watch, ignore, item_noise, sample
 from audiogen.diffusion.schedule import grid
 from audiogen.errors import AudiogenError, SettingsError
-from audiogen.mel import from_image
+from audiogen.mel import Mel, from_image, to_image
 from audiogen.models.hifigan import HifiGan
 from audiogen.settings import Settings, check_prompt
 from audiogen.text import AudioLdm2Speech, Pair
@@ -99,11 +100,28 @@ class Pipeline:
                                 "use --dtype float32 (or bfloat16).")
         return x
 
+    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> waves (B, S) float32 in [-1, 1], on the CPU"""
         c = self.config.autoencoder
         image = self.model.autoencoder.decode((latents / c.scale + c.shift).to(self.device, self.dtype)).float()
         return self.model.vocoder(from_image(image, self.config.mel)).float().cpu()
+
+    @torch.inference_mode()
+    def encode(self, wave: Tensor) -> Tensor:
+        """Waves (B, S) at the model's rate -> the means of their latents (B, C, h, w), in the frame of the diffusion.
+
+        The waves are padded with silence to whole latent frames.
+        """
+        c, mel = self.config.autoencoder, self.config.mel
+        step = mel.hop * c.factor
+        wave = F.pad(wave, (0, -wave.shape[-1] % step)).to(self.device)
+        image = to_image(Mel(mel).to(self.device)(wave), mel, c.in_channels).to(self.dtype)
+        return (self.model.autoencoder.encode(image).mean.float() - c.shift) * c.scale
+
+    def reconstruct(self, wave: Tensor) -> Tensor:
+        """Waves (B, S) at the model's rate through autoencoder and vocoder, without any diffusion: (B, S)"""
+        return self.decode(self.encode(wave))[:, : wave.shape[-1]]
 
     def samples(self, settings: Settings) -> int:
         """S: samples of a sound of this duration."""
