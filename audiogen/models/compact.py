@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import AutoencoderConfig
+from audiogen.models.autoencoder import Gaussian
 
 SHUFFLED = (48, 16)                                              # channels at 1/2 and at full resolution
 
@@ -55,10 +56,10 @@ class CompactAutoencoder(nn.Module):
             nn.GroupNorm(config.groups, half), nn.SiLU(), *double(half, full),                   # (B, ., T, M)
             nn.SiLU(), nn.Conv2d(full, k, 3, padding=1))
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, K, T, M) -> mean and log variance of the latents, each (B, C, T/8, M/8)"""
+    def encode(self, x: Tensor) -> Gaussian:
+        """x (B, K, T, M) -> distribution of the latents (B, C, T/8, M/8)"""
         mean, logvar = self.encoder(x).chunk(2, dim=1)
-        return mean, logvar.clamp(-20, 10)
+        return Gaussian(mean, logvar.clamp(-20, 10))
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, C, t, m) -> (B, K, 8 t, 8 m)"""

@@ -6,15 +6,18 @@ phases it predicts, it sets the level of a noise spectrum: rain cannot be made b
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import MelConfig, VocoderConfig
+from audiogen.mel import Mel
 
 MEAN, STD = -5.5, 3.0                                            # of log-mels of sounds at usual levels
-TAPE = 1024                                                      # frames of the noise that is repeated at inference
+TAPE = 4096                                                      # frames of the looped noise
+FOLLOW = 0.5                                                     # how much of the noise's own mel is evened out at first
 CEILING = 6.0                                                    # of log magnitudes: just above a full-scale sine's
 
 
@@ -36,60 +39,69 @@ class ConvNeXt(nn.Module):
 class Vocos(nn.Module):
     """Natural-log mel (B, M, T) -> wave (B, T * hop).
 
-    In training mode the noise is drawn anew at each call; in eval mode it is one fixed tape, so that the same mel gives
-    the same wave in any batch.
+    The noise is a piece of one fixed tape of white noise: in training mode a random piece for each item, in eval mode its
+    beginning, so that the same mel gives the same wave in any batch. The network sees the noise's own mel (config.noise
+    is then its bins, or 0 for a vocoder without noise), so the sum can have exactly the mel that is asked for.
     """
 
     window: Tensor
     spread: Tensor
-    tape: Tensor
+    noise_mel: Tensor
+    noise_spectrum: Tensor
 
     def __init__(self, config: VocoderConfig, mel: MelConfig) -> None:
         super().__init__()
         self.config, self.hop, self.center = config, mel.hop, mel.center
         c, n = config.channels, config.n_fft
-        self.frequencies = n // 2 + 1
+        self.frequencies = f = n // 2 + 1
         self.stem = nn.Conv1d(config.bins + config.noise, c, 7, padding=3)
         self.norm_in = nn.LayerNorm(c)
         self.blocks = nn.ModuleList(ConvNeXt(c) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(c)
-        self.head = nn.Linear(c, 3 * self.frequencies)           # log magnitude, phase, log level of the noise
-        level = math.log(sum(torch.hann_window(mel.win_length).square().tolist()) ** 0.5)
+        self.head = nn.Linear(c, 3 * f)                          # log magnitude, phase, log gain of the noise
         with torch.no_grad():
-            self.head.weight[: self.frequencies] *= 0.3
-            self.head.weight[2 * self.frequencies :] *= 0.3
-            self.head.bias[: self.frequencies] = -1.0
-            self.head.bias[2 * self.frequencies :] = 0.5 * math.log(1.5 * n) - level - 0.2   # the mel's level as white noise
+            self.head.weight[:f] *= 0.3
+            self.head.weight[2 * f :] *= 0.1
+            self.head.bias[:f] = -2.0
+            self.head.bias[2 * f :] = 0.0
+        sign = 1 - 2 * (torch.arange(f) % 2)                     # phases relative to each frame's middle
+        self.register_buffer("sign", sign[:, None], persistent=False)
         self.register_buffer("window", torch.hann_window(n), persistent=False)
         self.register_buffer("spread", spread(config, mel), persistent=False)
-        tape = torch.randn(config.noise + 2 * self.frequencies, TAPE, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("tape", tape, persistent=False)
-        # a flat magnitude spectrum of 1 gives n_fft / sample_rate in each band
-        self.flat = math.log(mel.sample_rate / mel.n_fft)
+        self.flat = math.log(mel.sample_rate / mel.n_fft)        # a flat magnitude spectrum of 1 has this much less mel
+        wave = torch.randn(1, TAPE * mel.hop, generator=torch.Generator().manual_seed(0))
+        around = 8 * mel.n_fft // mel.hop                        # frames: the tape is a loop
+        loop = torch.cat([wave[:, -around * mel.hop :], wave, wave[:, : around * mel.hop]], dim=1)
+        framing = replace(mel, mean=0.0, std=1.0)
+        self.register_buffer("noise_mel", Mel(framing)(loop)[0, :, around : around + TAPE], persistent=False)
+        pad = (n // 2, n // 2) if mel.center else ((n - mel.hop) // 2,) * 2
+        spectrum = torch.stft(F.pad(loop, pad), n, mel.hop, window=self.window, center=False, return_complex=True)
+        self.register_buffer("noise_spectrum", spectrum[0, :, around : around + TAPE] * self.sign, persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
         b, _, t = mel.shape
-        f, k = self.frequencies, self.config.noise
-        if self.training:
-            noise = torch.randn(b, k + 2 * f, t, device=mel.device)
-        else:
-            noise = self.tape.repeat(1, t // TAPE + 1)[None, :, :t].expand(b, -1, -1)
-        x = torch.cat([(mel - MEAN) / STD, noise[:, :k].to(mel.dtype)], dim=1)
+        mel = mel.float()
+        start = torch.randint(TAPE, (b, 1), device=mel.device) if self.training else torch.zeros(b, 1, device=mel.device)
+        at = ((start + torch.arange(t, device=mel.device)) % TAPE).long()               # (B, T)
+        own = self.noise_mel[:, at].transpose(0, 1)              # (B, M, T)
+        x = torch.cat([(mel - MEAN) / STD, own[:, : self.config.noise] - self.noise_mel.mean()], dim=1)
         x = self.norm_in(self.stem(x).transpose(1, 2))           # (B, T, C)
         for block in self.blocks:
             x = block(x)
         out = self.head(self.norm_out(x)).float().transpose(1, 2)                      # (B, 3 F, T)
-        magnitude, phase, level = out.split(f, dim=1)            # (B, F, T)
-        guess = self.spread @ mel.float() + self.flat
-        white = torch.complex(noise[:, k : k + f], noise[:, k + f :]) * math.sqrt(0.5)
-        spectrum = torch.polar((guess + magnitude).clamp(max=CEILING).exp(), phase)
-        return self.invert(spectrum + (guess + level).clamp(max=CEILING).exp() * white)
+        magnitude, phase, gain = out.split(self.frequencies, dim=1)                    # (B, F, T)
+        magnitude = (self.spread @ mel + self.flat + magnitude).clamp(max=CEILING)
+        spectrum = torch.polar(magnitude.exp(), phase)
+        if self.config.noise:
+            centre = self.noise_mel.mean(dim=1)[:, None]
+            gain = (self.spread @ (mel - centre - FOLLOW * (own - centre)) + gain).clamp(max=CEILING)
+            spectrum = spectrum + gain.exp() * self.noise_spectrum[:, at].transpose(0, 1)
+        return self.invert(spectrum)
 
     def invert(self, spectrum: Tensor) -> Tensor:
         """Overlap-add of the frames' inverse transforms, phases relative to each frame's middle. (B, F, T) -> (B, T * hop)"""
         n, t = self.config.n_fft, spectrum.shape[-1]
-        sign = 1 - 2 * (torch.arange(self.frequencies, device=spectrum.device) % 2)
-        frames = torch.fft.irfft(spectrum * sign[:, None], n=n, dim=1) * self.window[:, None]      # (B, n, T)
+        frames = torch.fft.irfft(spectrum * self.sign, n=n, dim=1) * self.window[:, None]      # (B, n, T)
         total = self.overlap(frames)
         weight = self.overlap(self.window.square()[None, :, None].expand(1, -1, t))
         first = n // 2 if self.center else (n - self.hop) // 2
