@@ -8,12 +8,14 @@ import pytest
 import soundfile
 import torch
 
+from audiogen import audio
 from audiogen.errors import AudioError, DataError
 from audiogen.evaluate import reconstruction
 from audiogen.evaluate.clips import find_clips, held_out, pair
 from audiogen.evaluate.embed import Embedding
 from audiogen.evaluate.model import Codec, evaluate_model
 from audiogen.evaluate.report import Report, evaluate, write_report
+from audiogen.recipe import derive_seed
 from audiogen.settings import Settings
 
 RATE = 16_000
@@ -118,21 +120,24 @@ def test_names_that_do_not_pair_leave_kl_out_and_say_so(tmp_path: Path) -> None:
 
 def test_captions_of_either_folder_reach_the_pair(tmp_path: Path) -> None:
     reference = fill(tmp_path / "reference", {"x": noise(0), "y": noise(1), "z": noise(2)})
-    (reference / "metadata.csv").write_text('file_name,text\nx.wav,"rain, heavy"\n', encoding="utf-8")
-    (reference / "y.txt").write_text("wind\n", encoding="utf-8")
-    generated = fill(tmp_path / "made", {"x": noise(3), "y": noise(4)})
-    (generated / "metadata.jsonl").write_text('{"file_name": "y.wav", "text": "a storm"}\n', encoding="utf-8")
+    rows = 'file_name,text\nx.wav,"rain, heavy"\ny.wav,wind\nz.wav,\n'
+    (reference / "metadata.csv").write_text(rows, encoding="utf-8")
+    generated = fill(tmp_path / "made", {"x": noise(3)})
+    audio.write(generated / "y.wav", torch.from_numpy(noise(4)), RATE, {"prompt": "a storm"})
     assert [(a.caption, b.caption) for a, b in pair(find_clips(generated), find_clips(reference))] == [
         ("rain, heavy", "rain, heavy"), ("a storm", "wind")]
     assert find_clips(reference)[2].caption is None
+    (reference / "metadata.csv").write_text("file_name,text\n../made/x.wav,rain\n", encoding="utf-8")
+    with pytest.raises(DataError, match="lies outside"):
+        find_clips(reference)
 
 
 def test_bad_folders_are_one_sentence(tmp_path: Path) -> None:
     good = fill(tmp_path / "good", {"0": noise(0), "1": noise(1)})
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(DataError, match="is not a folder of sounds"):
         find_clips(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no sound"):
+    with pytest.raises(DataError, match="holds no sounds"):
         find_clips(tmp_path / "empty")
     with pytest.raises(DataError, match="two sounds or more"):
         figures(fill(tmp_path / "one", {"0": noise(0)}), good)
@@ -147,7 +152,7 @@ def test_bad_folders_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"1\.wav"):
         figures(text, good)
     (good / "metadata.csv").write_bytes(b"file_name,text\n0.wav,\xff\xfe\n")
-    with pytest.raises(DataError, match=r"metadata\.csv cannot be read"):
+    with pytest.raises(DataError, match=r"metadata\.csv: not UTF-8"):
         find_clips(good)
 
 
@@ -220,7 +225,8 @@ def test_a_model_is_evaluated_on_recordings(tmp_path: Path) -> None:
     assert seen == [(i, 15) for i in range(1, 16)]
     assert [soundfile.info(c.path).frames for c in sets["generated"]] == [RATE // 2] * 3
     assert [soundfile.info(c.path).frames for c in sets["reconstructed"]] == [int((0.3 + 0.1 * i) * RATE) for i in range(3)]
-    alone = hub.load(str(TINY), "cpu").generate(["sound number 1"], Settings(duration=0.5, steps=2), [6]).audio[0]
+    seed = derive_seed(5, "a/1")
+    alone = hub.load(str(TINY), "cpu").generate(["sound number 1"], Settings(duration=0.5, steps=2), [seed]).audio[0]
     stored = soundfile.read(tmp_path / "out" / "generated" / "a" / "1.wav")[0]
     np.testing.assert_allclose(stored, alone.numpy(), atol=1e-4)
     assert [c.caption for c in find_clips(tmp_path / "out" / "generated")] == [f"sound number {i}" for i in range(3)]

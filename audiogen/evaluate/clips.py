@@ -1,18 +1,15 @@
 """The sounds of a folder, with their captions where it says them, and the pairs of two folders."""
 
-import csv
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from audiogen import audio
 from audiogen.errors import AudioError, DataError
 from audiogen.evaluate.metrics import Array
+from audiogen.train.data import listed
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SILENCE = 1e-4                                                   # of the peak: -80 dB
 
 
@@ -23,7 +20,7 @@ class Clip:
     name: str
     path: Path
     caption: str | None = None
-    split: str | None = None                                     # of a dataset: "train", "valid", "test"
+    split: str = ""                                              # of a dataset: "train", "valid", "test"
 
 
 def read(path: Path, rate: int | None = None) -> tuple[Array, int]:
@@ -37,22 +34,33 @@ def silent(sound: Array) -> bool:
 
 
 def find_clips(folder: Path) -> list[Clip]:
-    """Every sound in the folder and below it, by name. Raises DataError for no folder, no sound or a doubled name."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder of sounds.")
-    rows = _rows(folder)
+    """Every sound that the folder names (by the rules of a dataset), by name.
+
+    Its caption is the first that metadata gives, else the prompt stored in the sound, else the text beside it or its
+    sub-folder's name. Raises DataError for no folder, no sound, a path outside or a doubled name.
+    """
     clips: dict[str, Clip] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-        inside = path.relative_to(folder)
-        name = inside.with_suffix("").as_posix()
+    root, told = folder.resolve(), any((folder / name).exists() for name in ("metadata.csv", "metadata.jsonl"))
+    for row in listed(folder):
+        path = folder / row.name
+        if not path.resolve().is_relative_to(root):
+            raise DataError(f"{folder}: {row.name} lies outside of the folder.")
+        name = PurePosixPath(row.name).with_suffix("").as_posix()
         if name in clips:
             raise DataError(f"{path} and {clips[name].path} have one name; keep one of them.")
-        row = rows.get(inside.as_posix(), {})
-        caption = row.get("text") or row.get("prompt") or _beside(path)
-        clips[name] = Clip(name, path, caption, row.get("split"))
+        first = row.captions[0] if row.captions else None
+        clips[name] = Clip(name, path, first if told else _prompt(path) or first, row.split)
     if not clips:
-        raise DataError(f"{folder} holds no sound ({', '.join(SUFFIXES)}).")
-    return list(clips.values())
+        raise DataError(f"{folder} holds no sound.")
+    return [clips[name] for name in sorted(clips)]
+
+
+def _prompt(path: Path) -> str | None:
+    """The prompt stored in a generated sound."""
+    try:
+        return audio.read_recipe(path).get("prompt")
+    except AudioError:                                           # no recipe; or no sound, as reading it will say
+        return None
 
 
 def pair(generated: list[Clip], reference: list[Clip]) -> list[tuple[Clip, Clip]]:
@@ -72,32 +80,3 @@ def held_out(clips: list[Clip], count: int, seed: int = 0) -> list[Clip]:
         return chosen
     places = np.random.default_rng(seed).choice(len(chosen), count, replace=False)
     return [chosen[i] for i in sorted(places)]
-
-
-def _beside(path: Path) -> str | None:
-    """The text file of the sound's name, or the prompt stored in the sound."""
-    text = path.with_suffix(".txt")
-    if text.is_file():
-        return text.read_text(encoding="utf-8", errors="replace").strip() or None
-    try:
-        return audio.read_recipe(path).get("prompt")
-    except AudioError:                                           # no recipe, or no sound: reading it will say
-        return None
-
-
-def _rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the folder's metadata.csv, metadata.jsonl or manifest.jsonl says of each file name."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in ("manifest.jsonl", "metadata.jsonl", "metadata.csv"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file)) if name.endswith("csv") else [json.loads(s) for s in file if s.strip()]
-        except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-            raise DataError(f"{path} cannot be read ({error}).") from None
-        for row in rows:
-            if isinstance(row, dict) and (file_name := row.get("file_name") or row.get("file")):
-                found[str(file_name)] = row
-    return found
