@@ -143,9 +143,9 @@ def _schedule(path: Path) -> ScheduleConfig:
     return ScheduleConfig(
         steps=data["num_train_timesteps"], beta_start=data["beta_start"], beta_end=data["beta_end"],
         betas=data["beta_schedule"], prediction=data.get("prediction_type", "epsilon"),
-        spacing=data.get("timestep_spacing", "leading"), offset=data.get("steps_offset", 0),
+        spacing=data.get("timestep_spacing"), offset=data.get("steps_offset", 0),
         clip=data.get("clip_sample_range", 1.0) if data.get("clip_sample", True) else None,       # the public defaults
-        final_zero=data.get("set_alpha_to_one", False), sampler=sampler.get(data["_class_name"], "ddim"))
+        final_zero=data.get("set_alpha_to_one"), sampler=sampler.get(data["_class_name"], "ddim"))
 
 
 def _vocoder(folder: Path, family: str) -> VocoderConfig:

@@ -80,9 +80,9 @@ class ScheduleConfig:
     beta_end: float = 0.0195
     betas: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
-    spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    spacing: Literal["leading", "trailing", "linspace"] | None = "leading"     # None: what each public scheduler has by itself
     offset: int = 1                                              # added to each step of a "leading" grid
-    final_zero: bool = False                                     # DDIM ends on no noise, not on that of step 0
+    final_zero: bool | None = False                              # DDIM ends on no noise, not on that of step 0; None: alike
     clip: float | None = None                                    # DDIM and DDPM bound their predictions by it
     sampler: str = "ddim"                                        # of the published pipeline
 

@@ -55,7 +55,7 @@ def audioldm() -> tuple[torch.nn.Module, UNet]:
                                       context_dims=(), film_dim=24, groups=8))
 
 
-def audioldm2(widths: tuple[int | None, ...], transformers: tuple[int | None, ...], depth: int = 1) -> tuple[torch.nn.Module, UNet]:
+def audioldm2(widths: tuple, transformers: tuple, depth: int = 1) -> tuple[torch.nn.Module, UNet]:
     """Two contexts: the language model's states of width 20, T5's of width 28."""
     reference = AudioLDM2UNet2DConditionModel(
         in_channels=8, out_channels=8, block_out_channels=CHANNELS, down_block_types=DOWN, up_block_types=UP,

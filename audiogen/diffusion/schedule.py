@@ -69,9 +69,12 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
     """The grid of n levels on which diffusers' scheduler of this kind would run a checkpoint with this config."""
     schedule = NoiseSchedule.of(config)
     multistep = sampler in ("dpmpp-2m", "unipc")
-    if n > config.steps - multistep:
-        raise ConfigError(f"{n} steps are more than the {config.steps - multistep} that the model knows; lower --steps.")
-    steps = _spaced(config, n, multistep, fractional=sampler in ("euler", "euler-a", "heun"))
+    most = config.steps - 2 * multistep                          # these divide by the distance of levels: no two may be equal
+    if n > most:
+        raise ConfigError(f"{n} steps are more than the {most} that the model knows; lower --steps.")
+    old = sampler in ("ddim", "ddpm", "pndm")
+    spacing = config.spacing or ("leading" if old else "linspace")
+    steps = _spaced(config, spacing, n, multistep, fractional=sampler in ("euler", "euler-a", "heun"))
     low, high = steps.floor().long(), steps.ceil().long()
     sigmas = torch.lerp(schedule.sigmas[low], schedule.sigmas[high], steps - low)
     if karras:
@@ -80,18 +83,19 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
         sigmas = (ends[0] ** (1 / 7) + ramp * (ends[1] ** (1 / 7) - ends[0] ** (1 / 7))) ** 7    # Karras et al. 2022, eq. 5
         steps = schedule.step(sigmas)
         steps = steps.round() if multistep else steps
-    last = float(schedule.sigmas[0]) if sampler in ("ddim", "pndm") and not config.final_zero else 0.0
-    plain = sampler in ("euler", "euler-a", "heun") and config.spacing != "leading"
+    ends_at_zero = sampler == "ddim" if config.final_zero is None else config.final_zero
+    last = float(schedule.sigmas[0]) if sampler in ("ddim", "pndm") and not ends_at_zero else 0.0
+    plain = sampler in ("euler", "euler-a", "heun") and spacing != "leading"
     initial = float(sigmas[0]) if plain else float((1 + sigmas[0] ** 2).sqrt())
     return Grid(torch.cat([sigmas, torch.tensor([last], dtype=torch.float64)]), steps, initial, schedule)
 
 
-def _spaced(config: ScheduleConfig, n: int, multistep: bool, fractional: bool) -> Tensor:
+def _spaced(config: ScheduleConfig, spacing: str, n: int, multistep: bool, fractional: bool) -> Tensor:
     """n descending training steps (Lin et al. 2024, table 2). Multistep solvers leave out the last of n + 1."""
     m = n + 1 if multistep else n
-    if config.spacing == "leading":
+    if spacing == "leading":
         steps = torch.arange(m, dtype=torch.float64) * (config.steps // m) + config.offset
-    elif config.spacing == "trailing":
+    elif spacing == "trailing":
         return torch.arange(config.steps, 0, -config.steps / n, dtype=torch.float64)[:n].round() - 1
     else:
         steps = torch.linspace(0, config.steps - 1, m, dtype=torch.float64)
