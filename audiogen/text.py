@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import TextConfig, read_json
-from audiogen.diffusion.conditioning import Conditioning
+from audiogen.diffusion.conditioning import Conditioning, Pair
 from audiogen.errors import CheckpointError, SettingsError
+from audiogen.sentence import load_sentence
 
 COUNTERS = ("position_ids", "token_type_ids")                    # 0, 1, 2, ...: some releases store them, some do not
 M = TypeVar("M", bound=nn.Module)
-Pair = tuple[Conditioning, Conditioning | None]
 ReadWeights = Callable[[Path], dict[str, Tensor]]                # a folder's state dictionary
 
 
@@ -229,27 +229,6 @@ class AudioLdm2Speech(AudioLdm2):
         return cond, Conditioning((self.imagine(film, torch.zeros_like(states), torch.zeros_like(mask)),), (None,))
 
 
-class Sentence:
-    """This project's default: a sentence encoder's states as context, their mean as film."""
-
-    def __init__(self, part: Part):
-        self.part = part
-
-    def states(self, text: str) -> Conditioning:
-        ids, mask = self.part.ids(text)
-        hidden = self.part.encoder(ids, attention_mask=mask).last_hidden_state         # (1, L, D)
-        return Conditioning((hidden,), (None,), hidden.mean(dim=1))
-
-    def encode(self, prompt: str, negative: str | None, guided: bool) -> Pair:
-        return self.states(prompt), self.states(negative or "") if guided else None
-
-    def excess(self, prompt: str) -> str:
-        return self.part.excess(prompt)
-
-    def tokens(self, prompt: str) -> list[str]:
-        return self.part.words(prompt)
-
-
 def load_text_encoder(folder: Path, config: TextConfig, read: ReadWeights, device: str, dtype: torch.dtype) -> TextEncoder:
     """The text encoder in a checkpoint's folder; raises CheckpointError for what does not fit."""
     def module(name: str, cls: str) -> Any:
@@ -266,7 +245,8 @@ def load_text_encoder(folder: Path, config: TextConfig, read: ReadWeights, devic
     if config.kind == "clip":
         return Clip(part(0, "CLIPTextModel"))
     if config.kind == "sentence":
-        return Sentence(part(0, "AutoModel"))
+        where = folder / config.parts[0]
+        return load_sentence(where, config.max_length, read(where), device, dtype)
     if config.kind == "auffusion":
         encoders = [part(i, _architecture(folder / name)) for i, name in enumerate(config.parts)]
         adapters = [_load_adapter(folder / name, read).to(device, dtype) for name in config.adapters]
@@ -304,10 +284,8 @@ def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
         data = {**data["text_config"], "projection_dim": data["projection_dim"]}       # the text half of both
         data["projection_hidden_act"] = data.get("projection_hidden_act", "relu")
     kind = getattr(transformers, cls)
-    config = (transformers.AutoConfig.for_model(**data) if cls == "AutoModel" else kind.config_class.from_dict(data))
+    config = kind.config_class.from_dict(data)
     state = {k: v for k, v in read(folder).items() if not _unused(k, cls)}
-    if cls == "AutoModel":
-        kind = transformers.MODEL_MAPPING[type(config)]
     try:
         model, info = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except RuntimeError as error:
@@ -324,7 +302,7 @@ def _unused(key: str, cls: str) -> bool:
     """Weights that published folders hold and this class has no use for."""
     if cls == "ClapTextModelWithProjection":
         return key.startswith(("audio_model.", "audio_projection.", "logit_scale"))
-    return key == "lm_head.weight" or key.startswith("pooler.")
+    return key == "lm_head.weight"
 
 
 def _architecture(folder: Path) -> str:

@@ -29,6 +29,9 @@ class Conditioning:
         return self.map(lambda x: x.to(device) if x.dtype == torch.bool else x.to(device, dtype))
 
 
+Pair = tuple[Conditioning, Conditioning | None]                 # of a prompt, and of what it is guided away from
+
+
 def collate(parts: Sequence[Conditioning]) -> Conditioning:
     """One batch of all the items of `parts`; shorter contexts are padded with zeros that are masked."""
     first = parts[0]
