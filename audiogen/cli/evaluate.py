@@ -18,7 +18,7 @@ Rows = list[tuple[str, list[tuple[str, Path]]]]
 
 
 def evaluate(
-    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Sounds to judge.", show_default=False)] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Sounds to judge.", show_default=False)] = None,
     reference: Annotated[Path | None, typer.Option(
         metavar="FOLDER", help="Recordings to judge them by; files of one name pair.", rich_help_panel=WHAT)] = None,
     model: Annotated[str | None, typer.Option(
