@@ -53,7 +53,7 @@ def test_levels_descend_to_the_end(name: str, karras: bool) -> None:
     for n in (1, 2, 5, 998):
         levels = grid(ScheduleConfig(), name, n, karras)
         assert len(levels.sigmas) == n + 1
-        assert (levels.sigmas.diff() < 0).all() or (name in ("ddim", "pndm") and n == 1)
+        assert (levels.sigmas.diff() < 0).all()
         assert levels.steps.min() >= 0
         assert levels.steps.max() <= 999
 
