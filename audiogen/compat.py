@@ -20,6 +20,7 @@ from audiogen.config import (
     TextConfig,
     UNetConfig,
     VocoderConfig,
+    from_dict,
     read_json,
 )
 from audiogen.errors import CheckpointError, ConfigError
@@ -63,6 +64,13 @@ def is_published(folder: Path) -> bool:
 
 def read_config(folder: Path) -> ModelConfig:
     """The configuration of a published folder; raises CheckpointError or ConfigError for one that is not understood."""
+    try:
+        return _read_config(folder)
+    except KeyError as error:
+        raise ConfigError(f"{folder}: one of its JSON files lacks {error}; this layout is not one that is read here.") from None
+
+
+def _read_config(folder: Path) -> ModelConfig:
     family = _family(folder)
     vae = _checked(folder / "vae/config.json", VAE_FIXED, VAE_IDLE, VAE_READ)
     vocoder = _vocoder(folder, family)
@@ -140,12 +148,12 @@ def _schedule(path: Path) -> ScheduleConfig:
     for key in ("trained_betas", "thresholding", "rescale_betas_zero_snr"):
         if data.get(key):
             raise ConfigError(f"{path}: {key} is not supported.")
-    return ScheduleConfig(
+    return from_dict(ScheduleConfig, dict(
         steps=data["num_train_timesteps"], beta_start=data["beta_start"], beta_end=data["beta_end"],
         betas=data["beta_schedule"], prediction=data.get("prediction_type", "epsilon"),
         spacing=data.get("timestep_spacing"), offset=data.get("steps_offset", 0),
         clip=data.get("clip_sample_range", 1.0) if data.get("clip_sample", True) else None,       # the public defaults
-        final_zero=data.get("set_alpha_to_one"), sampler=sampler.get(data["_class_name"], "ddim"))
+        final_zero=data.get("set_alpha_to_one"), sampler=sampler.get(data["_class_name"], "ddim")), str(path))
 
 
 def _vocoder(folder: Path, family: str) -> VocoderConfig:

@@ -287,11 +287,13 @@ def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
     config = kind.config_class.from_dict(data)
     state = {k: v for k, v in read(folder).items() if not _unused(k, cls)}
     try:
-        model, info = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+        model, info = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True,
+                                           ignore_mismatched_sizes=True)               # they are told below
     except RuntimeError as error:
         raise CheckpointError(f"{folder} does not fit {cls}: {str(error).splitlines()[0]}") from None
     faults = {"missing": "missing_keys", "unexpected": "unexpected_keys", "of the wrong shape": "mismatched_keys"}
-    counted = {k: [str(v) for v in info[name] if not str(v).endswith(COUNTERS)] for k, name in faults.items()}
+    found = {k: [v if isinstance(v, str) else v[0] for v in info[name]] for k, name in faults.items()}
+    counted = {k: [v for v in vs if not v.endswith(COUNTERS)] for k, vs in found.items()}
     told = [f"{len(v)} {k} (first: {min(v)})" for k, v in counted.items() if v]
     if told:
         raise CheckpointError(f"{folder} does not fit {cls}: weights {'; '.join(told)}.")
@@ -302,7 +304,7 @@ def _unused(key: str, cls: str) -> bool:
     """Weights that published folders hold and this class has no use for."""
     if cls == "ClapTextModelWithProjection":
         return key.startswith(("audio_model.", "audio_projection.", "logit_scale"))
-    return key == "lm_head.weight"
+    return key == "lm_head.weight" or key.endswith(".attn.masked_bias")     # older releases stored this constant
 
 
 def _architecture(folder: Path) -> str:
