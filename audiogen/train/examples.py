@@ -1,0 +1,146 @@
+"""Examples drawn from a dataset: which clip, which caption, where it lies in time, what else sounds.
+
+Example number i of step n is a function of (seed, stage, n, i) alone: a resumed run, or one spread over more processes,
+draws the same. Shapes: B items, S samples.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiogen.errors import DataError
+from audiogen.train.config import DataConfig
+from audiogen.train.data import Array, Clip, Dataset
+
+TRIES = 3                                                        # for a crop in which something sounds
+FADE = 0.005                                                     # seconds, at the ends of clips that are set into a longer sound
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A batch."""
+
+    wave: Tensor                                                 # (B, S) float32 in [-1, 1]
+    captions: list[str]
+    seeds: list[int]                                             # of each item's own noise
+    latents: Tensor | None = None                                # (B, C, h, w), where they were kept instead of the waves
+
+    def normal(self, *shape: int, salt: int = 0) -> Tensor:
+        """Standard normal numbers (B, *shape), each item's from its own seed."""
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s ^ salt)) for s in self.seeds])
+
+    def uniform(self, *shape: int, salt: int = 1) -> Tensor:
+        """Uniform numbers in [0, 1) (B, *shape), each item's from its own seed."""
+        return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(s ^ salt)) for s in self.seeds])
+
+
+def read_words(path: Path) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """A file of lines "label [weight]: wording|wording": how often each label is drawn, and what else it is called."""
+    weights, words = {}, {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a file of wordings ({error}).") from None
+    for i, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        head, colon, tail = line.partition(":")
+        parts = head.split()
+        try:
+            weights[parts[0]] = float(parts[1]) if len(parts) > 1 else 1.0
+        except (ValueError, IndexError):
+            raise DataError(f"{path}, line {i}: write 'label weight: wording|wording'.") from None
+        if not colon or len(parts) > 2:
+            raise DataError(f"{path}, line {i}: write 'label weight: wording|wording'.")
+        words[parts[0]] = [w.strip() for w in tail.split("|") if w.strip()]
+    return weights, words
+
+
+class Drawer:
+    """Draws examples of any length from some of a dataset's clips."""
+
+    def __init__(self, dataset: Dataset, clips: list[Clip], config: DataConfig, seed: str) -> None:
+        self.dataset, self.clips, self.config, self.seed = dataset, clips, config, seed
+        weights, self.words = read_words(Path(config.words)) if config.words else ({}, {})
+        count: dict[str, int] = {}
+        for c in clips:
+            count[c.label] = count.get(c.label, 0) + 1
+        each = [weights.get(c.label, 1.0) * (count[c.label] ** (config.balance - 1) if c.label else 1.0) for c in clips]
+        self.cumulative = np.cumsum(each)
+
+    def batch(self, step: int, items: range, seconds: float) -> Examples:
+        """Examples number `items` of step `step`, each `seconds` long."""
+        n = round(seconds * self.dataset.rate)
+        waves, captions, seeds = [], [], []
+        for i in items:
+            rng = random.Random(f"{self.seed}:{step}:{i}")
+            wave, caption = self.example(n, rng)
+            waves.append(torch.from_numpy(wave))
+            captions.append(caption)
+            seeds.append(rng.getrandbits(62))
+        return Examples(torch.stack(waves), captions, seeds)
+
+    def example(self, n: int, rng: random.Random) -> tuple[Array, str]:
+        """A sound of n samples and its caption: of one clip, or of two at once or in turn."""
+        c, dice = self.config, rng.random()
+        clip = self.pick(rng)
+        caption = self.caption(clip, rng)
+        if dice < c.mix:
+            other = self.pick(rng)
+            wave = self.arrange(clip, n, rng) + rng.uniform(0.6, 1) * self.arrange(other, n, rng)
+            caption = f"{caption} {rng.choice(('and', 'and', 'with', 'while'))} {self.caption(other, rng)}"
+        elif dice < c.mix + c.join:
+            other, k = self.pick(rng), int(n * rng.uniform(0.35, 0.65))
+            parts = (self.arrange(clip, k, rng), self.arrange(other, n - k, rng))
+            wave = np.concatenate([faded(p, 5 * FADE * self.dataset.rate) for p in parts])
+            caption = f"{caption}{rng.choice((' followed by ', ', then ', ' and then '))}{self.caption(other, rng)}"
+        else:
+            wave = self.arrange(clip, n, rng)
+        room = np.random.default_rng(rng.getrandbits(32)).standard_normal(n, dtype=np.float32)
+        wave = wave + room * math.exp(rng.uniform(math.log(c.room[0]), math.log(c.room[1])))
+        return (wave * (rng.uniform(*c.level) / max(1e-3, float(np.abs(wave).max())))).astype(np.float32), caption
+
+    def pick(self, rng: random.Random) -> Clip:
+        at = int(np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right"))
+        return self.clips[min(at, len(self.clips) - 1)]
+
+    def caption(self, clip: Clip, rng: random.Random) -> str:
+        words = self.words.get(clip.label)
+        return rng.choice(words) if words and rng.random() < self.config.words_rate else rng.choice(clip.captions)
+
+    def arrange(self, clip: Clip, n: int, rng: random.Random) -> Array:
+        """The clip in n samples, peak 1: a part of it in which something sounds, or all of it once, or again and again."""
+        wave, rate = self.dataset.wave(clip), self.dataset.rate
+        if len(wave) >= n:
+            starts = [rng.randrange(len(wave) - n + 1) for _ in range(TRIES)]
+            level = [float(np.square(wave[s : s + n]).mean()) for s in starts]
+            enough = 0.16 * float(np.square(wave).mean())
+            best = next((s for s, p in zip(starts, level, strict=True) if p > enough), starts[int(np.argmax(level))])
+            out = wave[best : best + n].copy()
+        else:
+            out, wave = np.zeros(n, np.float32), faded(wave, FADE * rate)
+            again, pause = rng.random() < self.config.again, rng.choice((0.05, 0.3, 0.8))
+            at = min(int(rng.uniform(0, 0.35) * rate) if rng.random() < 0.7 else 0, n - len(wave))
+            while at < n:
+                m = min(len(wave), n - at)
+                out[at : at + m] += wave[:m] * (rng.uniform(0.7, 1) if again else 1)
+                at += len(wave) + int(pause * rng.uniform(0.5, 1.6) * rate)
+                if not again:
+                    break
+        return out / max(1e-3, float(np.abs(out).max()))
+
+
+def faded(wave: Array, samples: float) -> Array:
+    """The wave (S,) with its ends faded over so many samples, or a quarter of it."""
+    m = min(int(samples), len(wave) // 4)
+    out = wave.copy()
+    if m:
+        ramp = np.linspace(0, 1, m, dtype=np.float32)
+        out[:m] *= ramp
+        out[-m:] *= ramp[::-1]
+    return out

@@ -1,0 +1,167 @@
+"""What every stage is: networks, their optimizers, a step, a validation, and the weights that it leaves.
+
+A stage owns its forward, backward and updates, so that adversarial stages need no trainer of their own. Shapes: B items.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audiogen.config import ModelConfig
+from audiogen.distributed import average_gradients
+from audiogen.mel import Mel, to_image
+from audiogen.train.config import StageConfig
+from audiogen.train.examples import Examples
+
+Losses = dict[str, Tensor]
+Weights = dict[str, dict[str, Tensor]]                           # file (without suffix) -> state dictionary
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a stage runs and in which numbers."""
+
+    device: str
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, device: str, precision: str) -> "Machine":
+        """"auto" is bfloat16 where the processor multiplies in it, else float32."""
+        if precision == "auto":
+            quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
+            precision = "bfloat16" if quick else "float32"
+        return cls(device, getattr(torch, precision))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Within, the products of networks are in the machine's numbers."""
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.split(":")[0], self.dtype)
+
+
+class Stage:
+    """Networks under training; `modules[0]` of the names is what the stage is for, the others only help it."""
+
+    name = ""
+    helpers: tuple[str, ...] = ()                                # modules that no model keeps: no moving average of them
+
+    def __init__(self, model: ModelConfig, config: StageConfig, machine: Machine, modules: dict[str, nn.Module]) -> None:
+        self.model, self.machine = model, machine
+        self.settings = config
+        self.modules = {k: m.to(machine.device).train() for k, m in modules.items()}
+        self.optimizers = {k: self.optimizer(m.parameters()) for k, m in self.modules.items()}
+        self.scaler = torch.amp.GradScaler(enabled=machine.dtype == torch.float16)
+        self.mel = Mel(model.mel).to(machine.device)
+        kept = {k: m for k, m in self.modules.items() if k not in self.helpers}
+        self.average = {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in kept.items()}
+        self.updates = 0
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        c = self.settings
+        return torch.optim.AdamW([p for p in parameters if p.requires_grad], c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
+
+    def losses(self, examples: Examples) -> Losses:
+        """Forward and backward of a part of a step; gradients add up. "loss" is what is told of it."""
+        raise NotImplementedError
+
+    def evaluate(self, examples: Examples) -> dict[str, float]:
+        """Figures on held-out examples, by the averaged weights."""
+        raise NotImplementedError
+
+    def weights(self) -> Weights:
+        """What the model folder gets of this stage."""
+        return {self.name: self.average[self.name]}
+
+    def describe(self, config: ModelConfig) -> ModelConfig:
+        """The model's configuration with what this stage measured."""
+        return config
+
+    def step(self, parts: Iterable[Callable[[], Examples]], lr: float) -> dict[str, float]:
+        """One update of every network from a step's examples, taken in parts; the mean of the parts' losses."""
+        parts = list(parts)
+        told: dict[str, float] = {}
+        for part in parts:
+            for k, v in self.losses(part()).items():
+                told[k] = told.get(k, 0.0) + float(v.detach()) / len(parts)
+        told["norm"] = self.update(lr, len(parts))
+        return told
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()                       # type: ignore[no-untyped-call]
+
+    def update(self, lr: float, parts: int) -> float:
+        """Clip and apply the gradients of `parts` parts; returns the main network's norm of the gradient."""
+        norms = []
+        for name, optimizer in self.optimizers.items():
+            self.scaler.unscale_(optimizer)
+            parameters = [p for g in optimizer.param_groups for p in g["params"]]
+            if parts > 1:
+                for p in parameters:
+                    if p.grad is not None:
+                        p.grad /= parts
+            if any(p.grad is not None for p in parameters):
+                average_gradients(parameters)
+                norms.append(float(nn.utils.clip_grad_norm_(parameters, self.settings.clip)))
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                self.scaler.step(optimizer)
+            self.modules[name].zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.updates += 1
+        self._follow()
+        return norms[0]
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averages towards the weights, faster at first."""
+        keep = min(self.settings.ema, (1 + self.updates) / (10 + self.updates))
+        for name, average in self.average.items():
+            now = self.modules[name].state_dict()
+            moving = [k for k, v in average.items() if v.is_floating_point()]
+            torch._foreach_lerp_([average[k] for k in moving], [now[k] for k in moving], 1 - keep)
+            for k in average.keys() - set(moving):
+                average[k].copy_(now[k])
+
+    def averaged(self, name: str) -> "Averaged":
+        """Within, the network `name` has its averaged weights and is in evaluation mode."""
+        return Averaged(self.modules[name], self.average[name])
+
+    def image(self, wave: Tensor) -> Tensor:
+        """Waves (B, S) -> the autoencoder's input (B, K, T, M), T and M multiples of its factor"""
+        c = self.model.autoencoder
+        image = to_image(self.mel(wave.to(self.machine.device)), self.model.mel, c.in_channels)
+        height, width = (n - n % c.factor for n in image.shape[-2:])
+        return image[..., :height, :width].contiguous()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return {"modules": {k: m.state_dict() for k, m in self.modules.items()},
+                "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+                "average": self.average, "updates": self.updates, "scaler": self.scaler.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`; raises KeyError or RuntimeError where it is of another stage."""
+        for k, m in self.modules.items():
+            m.load_state_dict(state["modules"][k])
+            self.optimizers[k].load_state_dict(state["optimizers"][k])
+        self.average = {k: {n: t.to(self.machine.device) for n, t in d.items()} for k, d in state["average"].items()}
+        self.updates = state["updates"]
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class Averaged:
+    """A network with other weights for a while."""
+
+    def __init__(self, module: nn.Module, weights: dict[str, Tensor]) -> None:
+        self.module, self.weights = module, weights
+
+    def __enter__(self) -> nn.Module:
+        self.own = {k: v.clone() for k, v in self.module.state_dict().items()}
+        self.module.load_state_dict(self.weights)
+        return self.module.eval()
+
+    def __exit__(self, *error: object) -> None:
+        self.module.load_state_dict(self.own)
+        self.module.train()
