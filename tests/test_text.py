@@ -35,7 +35,8 @@ LAYOUTS = {
     "CLIP with a prefix": (CLIP, "CLIPTextModel", lambda s: prefixed(s, "text_model.")),
     "CLIP with counted positions": (CLIP, "CLIPTextModel", lambda s: {**prefixed(s, "text_model."),
                                     "text_model.embeddings.position_ids": torch.arange(77)[None]}),
-    "GPT-2 within a language model": (GPT2, "GPT2Model", lambda s: {**prefixed(s, "transformer."), "lm_head.weight": s["wte.weight"]}),
+    "GPT-2 within a language model": (GPT2, "GPT2Model", lambda s: {
+        **prefixed(s, "transformer."), "lm_head.weight": s["wte.weight"]}),
     "GPT-2 with its old constants": (GPT2, "GPT2Model", lambda s: s | OLD_GPT2),
     "T5 by its encoder's name": (T5, "T5EncoderModel", lambda s: {
         "encoder.embed_tokens.weight" if k == "shared.weight" else k: v for k, v in s.items()}),
