@@ -1,0 +1,293 @@
+"""A list of prompts to a folder of sounds and a manifest; stopped at any moment, it goes on where it was.
+
+What is made depends on the list and the settings alone: items are grouped in the order of the whole list, and a group
+of which one sound is missing is made again whole, so that even rounding is the same as if nothing had happened.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from audiogen import manifest
+from audiogen.errors import AudiogenError, DataError
+from audiogen.manifest import Entry
+from audiogen.prompts import Fault, Listing, takes
+from audiogen.recipe import Recipe, derive_seed
+from audiogen.settings import Settings
+
+if TYPE_CHECKING:
+    from audiogen.pipeline import Generation, Pipeline
+
+T = TypeVar("T")
+
+try:
+    import fcntl
+except ImportError:                                              # Windows: two batches at once go unnoticed
+    fcntl = None                                                 # type: ignore[assignment]
+
+AUTO_SIZES = {"cpu": 1, "mps": 4, "cuda": 16}                    # alone on a CPU: as fast, and exact to the last bit
+NOT_COMPARED = ("dtype", "audiogen")                             # of a recipe: these may differ when a batch goes on
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sound to be made."""
+
+    id: str
+    file: str                                                    # relative to the folder
+    line: int                                                    # of the list
+    recipe: Recipe
+
+    def as_dict(self) -> Entry:
+        recipe = {k: v for k, v in self.recipe.as_dict().items() if k not in NOT_COMPARED}
+        return {"id": self.id, "file": self.file} | recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The items of a list that are to be made, in groups, and what is known of the others."""
+
+    items: list[Item]
+    faults: list[Fault]
+    done: dict[str, Entry]                                       # of items that need not be made
+    others: list[Entry]                                          # of earlier lists, for sounds that stay in the folder
+    size: int                                                    # of a group, at most
+
+    def groups(self) -> list[list[Item]]:
+        """Groups of items with the same settings, in the order of their first; those with something left to make."""
+        buckets: dict[Settings, list[list[Item]]] = {}
+        ordered: list[list[Item]] = []
+        for item in self.items:
+            chunks = buckets.setdefault(item.recipe.settings, [])
+            if not chunks or len(chunks[-1]) == self.size:
+                chunks.append([])
+                ordered.append(chunks[-1])
+            chunks[-1].append(item)
+        return [group for group in ordered if any(item.id not in self.done for item in group)]
+
+    def limits(self) -> dict[Settings, int]:
+        """How many items of these settings memory allowed at once, as far as earlier runs found out."""
+        limits: dict[Settings, int] = {}
+        for item in self.items:
+            if item.id in self.done:
+                size = int(self.done[item.id].get("batch_limit", self.size))
+                limits[item.recipe.settings] = min(size, limits.get(item.recipe.settings, self.size))
+        return limits
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is how torch says that memory ran out, on whatever device."""
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+        return True
+    words = r"out of memory|can't allocate memory|not enough memory"
+    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
+
+
+def expand(listing: Listing, base: Recipe, suffix: str) -> tuple[list[Item], list[Fault]]:
+    """The items of a list, what a line leaves out taken from `base`; and the lines that cannot be made."""
+    items: list[Item] = []
+    for row in listing.rows:
+        seed = derive_seed(base.seed, row.id) if row.seed is None else row.seed
+        recipe = replace(base, prompt=row.prompt, settings=replace(base.settings, **row.settings),
+                         negative=row.negative or base.negative, say=row.say or base.say)
+        items += [Item(name, f"{stem}.{suffix}", row.line, replace(recipe, seed=seed + k).check())
+                  for k, (name, stem) in enumerate(takes(row))]
+    return items, listing.faults
+
+
+def plan(folder: Path, items: list[Item], faults: list[Fault], size: int, overwrite: bool = False) -> Plan:
+    """What is left to make in `folder`, whose manifest and half files are tidied.
+
+    Raises DataError where a sound would be replaced that was made with other settings, or not by this batch.
+    """
+    entries = manifest.gather(folder)
+    done: dict[str, Entry] = {}
+    changed: list[str] = []
+    for item in items:
+        entry, path = entries.get(item.id), folder / item.file
+        made = entry is not None and "error" not in entry
+        if entry is not None and made:
+            old = entry.get("file")
+            now = item.as_dict()
+            difference = next((f"{k} {entry[k]}, now {v}" for k, v in now.items() if entry.get(k, v) != v), None)
+            if difference and isinstance(old, str) and (folder / old).exists():
+                changed.append(f"'{item.id}' ({difference})")
+            elif not difference and path.exists() and path.stat().st_size:
+                done[item.id] = entry
+        elif path.exists() and not _is_of(path, item):
+            changed.append(f"{item.file} (not of this batch)")
+    if changed and not overwrite:
+        sounds = "a sound" if len(changed) == 1 else f"{len(changed)} sounds"
+        raise DataError(f"{folder} holds {sounds} that this would make otherwise, first "
+                        f"{changed[0]}; choose another folder, or --overwrite.")
+    ids = {item.id for item in items}
+    others = [e for name, e in entries.items() if name not in ids and "error" not in e]
+    _tidy(folder, items)
+    return Plan(items, faults, done, others, size)
+
+
+def _is_of(path: Path, item: Item) -> bool:
+    """Whether a sound without an entry is this item's, written just before a batch was killed."""
+    from audiogen.audio import read_recipe
+
+    try:
+        return read_recipe(path).get("id") == item.id
+    except AudiogenError:
+        return False
+
+
+def _tidy(folder: Path, items: Sequence[Item]) -> None:
+    """Remove the half files that killed processes left of these items."""
+    names = {item.file[:80] for item in items} | {f"{Path(item.file).stem}.png" for item in items}
+    for path in folder.glob(".*.part"):
+        match = re.fullmatch(r"\.(.+?)(\.\d+)?\.part", path.name)
+        if match and match[1] in names:
+            path.unlink(missing_ok=True)
+
+
+def finish(folder: Path, plan: Plan) -> list[Entry]:
+    """Put the manifest in the order of the list, with the lines that could not be made; returns the list's entries."""
+    entries = manifest.gather(folder)
+    lines = {item.id: item.line for item in plan.items} | {fault.id: fault.line for fault in plan.faults}
+    for fault in plan.faults:
+        said = {"id": fault.id, "line": fault.line, "prompt": fault.prompt, "error": fault.message}
+        entries[fault.id] = {k: v for k, v in said.items() if v is not None}
+    listed = [entries[name] for name in sorted(lines, key=lambda name: lines[name]) if name in entries]
+    manifest.store(folder, plan.others + listed)
+    return listed
+
+
+def first(work: Callable[[], T]) -> T:
+    """What rank 0 makes, in every process, when all have come here. If it raises, the others leave without a word."""
+    from audiogen import distributed
+
+    if distributed.world() == 1:
+        return work()
+    import torch.distributed as dist
+
+    found: T | None = None
+    error: Exception | None = None
+    dist.all_gather_object([None] * distributed.world(), None)
+    if distributed.rank() == 0:
+        try:
+            found = work()
+        except Exception as cause:
+            error = cause
+    box = [(found, error is None)]
+    dist.broadcast_object_list(box)
+    if error is not None:
+        raise error
+    if not box[0][1]:
+        raise SystemExit(1)
+    return box[0][0]                                             # type: ignore[return-value]
+
+
+class Worker:
+    """Makes one process's share of a plan."""
+
+    def __init__(self, pipeline: "Pipeline", folder: Path, plan: Plan, out: manifest.Appender,
+                 watch: Callable[[float], None], tell: Callable[[Entry], None], spectrogram: bool = False):
+        self.pipeline, self.folder, self.plan, self.out = pipeline, folder, plan, out
+        self.spectrogram, self.watch, self.tell = spectrogram, watch, tell
+        self.limits = plan.limits()
+        self.made = 0
+
+    def make(self, group: list[Item]) -> None:
+        """Make a group in parts that fit into memory, halving them where they do not; write what is missing of it."""
+        settings, at = group[0].recipe.settings, 0
+        while at < len(group):
+            size = self.limits.get(settings, self.plan.size)
+            some = group[at : at + size]
+            missing = [item for item in some if item.id not in self.plan.done]
+            if not missing:
+                at += size
+                continue
+            found = self._generate(some)
+            if isinstance(found, MemoryError) and size > 1:
+                self.limits[settings] = max(1, min(size, len(some)) // 2)
+                continue
+            if isinstance(found, Exception) and len(some) > 1:   # one of them cannot be made: find out which
+                for item in missing:
+                    self._write([item], [item], self._generate([item]), size)
+            else:
+                self._write(some, missing, found, size)
+            at += size
+
+    def _generate(self, items: list[Item]) -> "Generation | Exception":
+        """Their sounds, or why there are none; MemoryError for any way to run out of memory."""
+        def watch(done: int, total: int) -> None:
+            self.watch(self.made + len(items) * done / total * 0.95)             # decoding is the rest
+
+        recipes = [item.recipe for item in items]
+        try:
+            return self.pipeline.generate(
+                [r.prompt for r in recipes], recipes[0].settings, [r.seed for r in recipes],
+                negatives=[r.negative for r in recipes], says=[r.say for r in recipes], watch=watch)
+        except AudiogenError as error:
+            return error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        _free_memory()
+        return MemoryError("memory ran out; lower its duration")
+
+    def _write(self, items: list[Item], missing: list[Item], found: "Generation | Exception", size: int) -> None:
+        for item in missing:
+            if isinstance(found, Exception):
+                entry = item.as_dict() | {"error": str(found).rstrip(".")}
+            else:
+                entry = item.as_dict() | self._store(item, found, items.index(item))
+                entry |= {"batch_limit": size} if size < self.plan.size else {}      # for a run that goes on after this
+            self.out.add(entry)
+            self.made += 1
+            self.watch(self.made)
+            self.tell(entry)
+
+    def _store(self, item: Item, found: "Generation", index: int) -> dict[str, Any]:
+        from audiogen import audio
+
+        path, wave = self.folder / item.file, found.audio[index]  # (S,)
+        if self.spectrogram:
+            from audiogen.plot import write_spectrogram
+
+            write_spectrogram(path.with_suffix(".png"), wave.numpy(), found.sample_rate, item.recipe.prompt)
+        dtype = str(self.pipeline.dtype).removeprefix("torch.")
+        recipe = {"command": "generate", "id": item.id} | item.recipe.as_dict() | {"dtype": dtype}
+        audio.write(path, wave, found.sample_rate, recipe)
+        manifest.sync(self.folder)
+        return {"sample_rate": found.sample_rate, "seconds": round(wave.shape[-1] / found.sample_rate, 6)}
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else works in `folder` meanwhile; the lock dies with the process. Raises DataError if somebody does."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise DataError(f"Another batch is at work in {folder}: wait until it has ended, "
+                                "or choose another folder.") from None
+        yield                                                    # a file system without locks is taken as it is
+    finally:
+        with suppress(OSError):
+            os.close(handle)

@@ -1,0 +1,87 @@
+"""Options that several commands share, and what they mean."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from audiogen.errors import AudiogenError, SettingsError
+
+FORMATS = ("wav", "flac", "ogg", "mp3")
+THE_MODELS = "the model's"
+SOUND, NUMERICS, OUTPUT = "The sound", "How it is computed", "Output"    # headings of help
+
+Model = Annotated[str | None, typer.Option(
+    "--model", "-m", help="A short name (see `audiogen models`), a hub name like cvssp/audioldm2, or a folder.",
+    show_default="everyday", rich_help_panel=SOUND)]
+Negative = Annotated[str | None, typer.Option(help="What it should not sound like.", rich_help_panel=SOUND)]
+Duration = Annotated[float | None, typer.Option(
+    "--duration", "-d", help="Seconds, cut to the exact sample.", show_default=THE_MODELS, rich_help_panel=SOUND)]
+Steps = Annotated[int | None, typer.Option(
+    "--steps", "-n", help="Sampling steps: more are slower and a little better.", show_default=THE_MODELS,
+    rich_help_panel=SOUND)]
+Guidance = Annotated[float | None, typer.Option(
+    "--guidance", "-g", help="How strictly to follow the prompt; 1 is no guidance, and twice as fast.",
+    show_default=THE_MODELS, rich_help_panel=SOUND)]
+GuidanceRescale = Annotated[float | None, typer.Option(
+    help="0-1: tames the loudness that strong guidance brings.", show_default="0", rich_help_panel=SOUND)]
+Sampler = Annotated[str | None, typer.Option(
+    help="ddim, ddpm, pndm, euler, euler-a, heun, dpmpp-2m or unipc.", show_default=THE_MODELS,
+    rich_help_panel=SOUND)]
+Karras = Annotated[bool | None, typer.Option(
+    "--karras/--no-karras", help="Space the noise levels as Karras et al. do.", show_default="no-karras",
+    rich_help_panel=SOUND)]
+Eta = Annotated[float | None, typer.Option(
+    help="0-1: noise that ddim puts back at each step.", show_default="0", rich_help_panel=SOUND)]
+Say = Annotated[str | None, typer.Option(help="The words to speak, for models of speech.", rich_help_panel=SOUND)]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=NUMERICS)]
+DType = Annotated[str | None, typer.Option(
+    help="auto, float32, bfloat16 or float16.", show_default="auto", rich_help_panel=NUMERICS)]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only models that are here; ask no network.",
+    rich_help_panel=NUMERICS)]
+
+Format = Annotated[str | None, typer.Option(
+    "--format", "-f", help="wav, flac, ogg or mp3.", show_default="by the name, or wav", rich_help_panel=OUTPUT)]
+Spectrogram = Annotated[bool, typer.Option("--spectrogram", help="Also draw a picture (PNG) beside each sound.",
+    rich_help_panel=OUTPUT)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="A JSON object a line on stdout, for scripts.",
+    rich_help_panel=OUTPUT)]
+
+
+class UsageFault(AudiogenError):
+    """A command line that makes no sense, beyond what Typer finds."""
+
+    exit_code = 2
+
+
+def check_format(name: str) -> str:
+    """The name of a sound format without case or dot; raises SettingsError."""
+    plain = name.lower().removeprefix(".")
+    if plain not in FORMATS:
+        raise SettingsError(f"No sound format '{name}'; there are {', '.join(FORMATS)}.")
+    return plain
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def go_offline(offline: bool) -> None:
+    """Forbid the hub's library to use the network, before it is imported."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make the folder if it is not there; raises OSError or SettingsError if nothing can be written in it."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"{folder} is a file, where a folder is needed.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(13, "Permission denied", str(folder))
+    return folder
