@@ -129,6 +129,7 @@ class DefaultsConfig:
     sampler: str = "dpmpp-2m"
     duration: float = 10.24                                      # seconds
     window: float | None = None                                  # seconds that are always made, then cut (Auffusion's image)
+    longest: float = 10.24                                       # seconds that the U-Net learnt; longer sounds are made in windows
 
 
 @dataclass(frozen=True)

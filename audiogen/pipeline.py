@@ -5,6 +5,7 @@ Shapes: B items, S samples, T mel frames, M bins, t x m (or m x t) latents of C 
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,15 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiogen.checkpoint import Model
+from audiogen.diffusion.attention_edit import weighted
 from audiogen.diffusion.conditioning import Conditioning, collate
 from audiogen.diffusion.denoiser import Denoiser
-from audiogen.diffusion.sampling import Watch, ignore, item_noise, sample
-from audiogen.diffusion.schedule import grid
+from audiogen.diffusion.loop import circular, wrapping
+from audiogen.diffusion.sampling import Denoise, Noise, Watch, ignore, sample
+from audiogen.diffusion.schedule import Grid, grid
+from audiogen.diffusion.windows import long_noise, mixed, overlapped, tile, windowed
 from audiogen.errors import AudiogenError, SettingsError
 from audiogen.mel import Mel, from_image, to_image
 from audiogen.models.hifigan import HifiGan
 from audiogen.settings import Settings, check_prompt
-from audiogen.text import AudioLdm2Speech, Pair
+from audiogen.text import AudioLdm2, AudioLdm2Speech, Pair, TextEncoder
+from audiogen.timeline import duration_of, read_timeline, shares
+from audiogen.vocode import vocode
+from audiogen.words import read_weights, token_weights
 
 
 @dataclass(frozen=True)
@@ -50,18 +57,93 @@ class Pipeline:
         Each item's noise comes from its own seed (0 where none is given), so its sound is the same in any batch. `changes`
         are fields of Settings. Raises SettingsError for what makes no sense.
         """
-        settings = replace(settings or Settings(), **changes).check().with_defaults(self.config.defaults)   # type: ignore[arg-type]
+        settings = replace(settings or Settings(), **changes).check()                      # type: ignore[arg-type]
         seeds = list(seeds) if seeds is not None else [0] * len(prompts)
         negatives = list(negatives) if negatives is not None else [None] * len(prompts)
         says = list(says) if says is not None else [None] * len(prompts)
         if not len(prompts) == len(seeds) == len(negatives) == len(says):
             raise SettingsError(f"{len(prompts)} prompts need as many seeds, negatives and words, not "
                                 f"{len(seeds)}, {len(negatives)} and {len(says)}.")
-        guided = settings.guidance > 1                           # type: ignore[operator]
-        cond, uncond = self.condition([check_prompt(p) for p in prompts], negatives, says, guided)
-        latents = self.sample(cond, uncond, settings, seeds, watch)
-        audio = self.decode(latents)[:, : self.samples(settings)]
-        return Generation(audio, self.config.mel.sample_rate, latents.cpu(), settings, seeds)
+        if settings.timeline:
+            return self._in_time(prompts, settings, seeds, negatives, says, watch)
+        settings = self.settle(settings)
+        levels = self.levels(settings)
+        denoise = self.denoiser([check_prompt(p) for p in prompts], negatives, says, settings, levels)
+        return self.finish(self.long(denoise, settings), levels, settings, seeds, watch)
+
+    def _in_time(self, prompts: Sequence[str], settings: Settings, seeds: list[int], negatives: list[str | None],
+                 says: list[str | None], watch: Watch) -> Generation:
+        """Timelines, one at a time."""
+        told = [read_timeline(p) for p in prompts]
+        ends = {duration_of(segments) for segments in told}
+        if len(ends) > 1:
+            raise SettingsError("Timelines of several lengths cannot be made at once; make them one by one.")
+        settings = self.settle(replace(settings, duration=settings.duration or ends.pop()).check())
+        levels, made = self.levels(settings), []
+        for i, segments in enumerate(told):
+            parts = [self.denoiser([s.prompt], [negatives[i]], [says[i]], settings, levels) for s in segments]
+            frames = self.latent_shape(settings)[self.axis - 1]
+            rows = shares(segments, frames, self.config.mel.sample_rate / self.step)
+            denoise = self.long(parts, settings, torch.tensor(rows))
+            made.append(self.finish(denoise, levels, settings, [seeds[i]],
+                                    lambda done, total, i=i: watch(i * total + done, total * len(told))))  # type: ignore[misc]
+        return Generation(torch.cat([g.audio for g in made]), made[0].sample_rate, torch.cat([g.latents for g in made]),
+                          settings, seeds)
+
+    def settle(self, settings: Settings) -> Settings:
+        """Every setting decided; the duration of a loop is that of whole latents, which the networks can turn around."""
+        settings = settings.check().with_defaults(self.config.defaults)
+        return replace(settings, duration=self.samples(settings) / self.config.mel.sample_rate) if settings.loop else settings
+
+    def levels(self, settings: Settings) -> Grid:
+        """The noise levels of settings that are settled."""
+        assert settings.sampler is not None and settings.steps is not None  # noqa: PT018
+        return grid(self.config.schedule, settings.sampler, settings.steps, settings.karras)
+
+    def noise(self, settings: Settings, seeds: Sequence[int]) -> Noise:
+        """Draws of noise (B, C, h, w) on the device, each item's from its own seed."""
+        draw = long_noise(list(seeds), self.latent_shape(settings), self.axis, self.window)
+        return lambda: draw().to(self.device)
+
+    def denoiser(self, prompts: Sequence[str], negatives: Sequence[str | None], says: Sequence[str | None], settings: Settings,
+                 levels: Grid) -> Denoise:
+        """The denoiser of prompts, their weights obeyed, for latents of one window."""
+        assert settings.guidance is not None
+        told = [read_weights(p) for p in prompts]
+        cond, uncond = self.condition([t.prompt for t in told], negatives, says, settings.guidance > 1)
+        denoise: Denoise = Denoiser.guided(self.model.unet, levels.step, cond, uncond, settings.guidance, settings.rescale,
+                                           self.config.schedule.prediction)
+        if all(weight == 1 for t in told for *_, weight in t.places):
+            return denoise
+        context = word_context(self.model.text)
+        if context is None:
+            raise SettingsError(f"The model '{self.model.name}' sees a prompt as a whole, so its words cannot have weights.")
+        weights = torch.ones(cond.contexts[context].shape[:2])   # (B, L)
+        for i, t in enumerate(told):
+            row = token_weights(t, self.model.text.tokens(t.prompt))[: weights.shape[1]]
+            weights[i, : len(row)] = torch.tensor(row)
+        return weighted(denoise, self.model.unet, context, weights)
+
+    def long(self, denoise: Denoise | Sequence[Denoise], settings: Settings, rows: Tensor | None = None) -> Denoise:
+        """A denoiser for the whole duration of one for a window, or of several that share the frames as `rows` (n, T) say."""
+        tiling = tile(self.latent_shape(settings)[self.axis - 1], self.window, settings.loop)
+        pieces = []
+        for i in range(len(tiling.starts)):
+            if rows is None or callable(denoise):
+                assert callable(denoise)
+                pieces.append(denoise)
+            else:
+                pieces.append(mixed(list(zip(denoise, rows[:, tiling.at(i)], strict=True)), self.axis))
+        whole = windowed(pieces, tiling, self.axis)
+        return circular(whole, self.model.unet, self.axis) if settings.loop and len(pieces) == 1 else whole
+
+    def finish(self, denoise: Denoise, levels: Grid, settings: Settings, seeds: Sequence[int], watch: Watch = ignore,
+               draw: Noise | None = None) -> Generation:
+        """Sounds from noise (that of the seeds, or `draw`), by a denoiser of the whole duration."""
+        draw = draw or self.noise(settings, seeds)
+        latents = self.walk(denoise, levels, draw() * levels.initial, draw, settings, watch)
+        audio = self.decode(latents, settings.loop)[:, : self.samples(settings)]
+        return Generation(audio, self.config.mel.sample_rate, latents.cpu(), settings, list(seeds))
 
     def condition(self, prompts: Sequence[str], negatives: Sequence[str | None], says: Sequence[str | None],
                   guided: bool) -> tuple[Conditioning, Conditioning | None]:
@@ -83,16 +165,13 @@ class Pipeline:
             raise SettingsError(f"The model '{self.model.name}' does not speak words; leave out what to say.")
         return text.encode(prompt, negative, guided)
 
-    def sample(self, cond: Conditioning, uncond: Conditioning | None, settings: Settings, seeds: Sequence[int],
-               watch: Watch = ignore) -> Tensor:
-        """Latents (B, C, h, w) in the frame of the diffusion; raises AudiogenError if they are not finite."""
-        assert settings.sampler is not None and settings.steps is not None and settings.guidance is not None  # noqa: PT018
-        levels = grid(self.config.schedule, settings.sampler, settings.steps, settings.karras)
-        denoiser = Denoiser.guided(self.model.unet, levels.step, cond, uncond, settings.guidance, settings.rescale,
-                                   self.config.schedule.prediction)
-        draw = item_noise(list(seeds), self.latent_shape(settings))
-        x = draw().to(self.device) * levels.initial
-        x = sample(settings.sampler, denoiser, x, levels.sigmas, eta=settings.eta, noise=lambda: draw().to(self.device),
+    def walk(self, denoise: Denoise, levels: Grid, x: Tensor, draw: Noise, settings: Settings, watch: Watch = ignore) -> Tensor:
+        """Latents (B, C, h, w) in the frame of the diffusion, from x on the first of `levels`.
+
+        Raises AudiogenError if they are not finite.
+        """
+        assert settings.sampler is not None
+        x = sample(settings.sampler, denoise, x, levels.sigmas, eta=settings.eta, noise=draw,
                    clip=self.config.schedule.clip, watch=watch)
         x = x / float((1 + levels.sigmas[-1] ** 2).sqrt())       # where a grid ends above zero, the published frame
         if not torch.isfinite(x).all():
@@ -101,11 +180,17 @@ class Pipeline:
         return x
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> waves (B, S) float32 in [-1, 1], on the CPU"""
-        c = self.config.autoencoder
-        image = self.model.autoencoder.decode((latents / c.scale + c.shift).to(self.device, self.dtype)).float()
-        return self.model.vocoder(from_image(image, self.config.mel)).float().cpu()
+    def decode(self, latents: Tensor, loop: bool = False) -> Tensor:
+        """Latents (B, C, h, w) -> waves (B, S) float32 in [-1, 1], on the CPU; those of a loop wrap around in time"""
+        c, autoencoder = self.config.autoencoder, self.model.autoencoder
+        tiling = tile(latents.shape[self.axis], self.window, loop)
+
+        def decoded(z: Tensor, _: int) -> Tensor:
+            return autoencoder.decode(z.to(self.device, self.dtype)).float()
+
+        with wrapping(autoencoder, self.axis) if loop and len(tiling.starts) == 1 else nullcontext():
+            image = overlapped(decoded, latents / c.scale + c.shift, tiling, self.axis, (1, c.factor))
+        return vocode(self.model.vocoder, from_image(image, self.config.mel), self.config.mel.hop, loop).float().cpu()
 
     @torch.inference_mode()
     def encode(self, wave: Tensor) -> Tensor:
@@ -114,29 +199,66 @@ class Pipeline:
         The waves are padded with silence to whole latent frames.
         """
         c, mel = self.config.autoencoder, self.config.mel
-        step = mel.hop * c.factor
-        wave = F.pad(wave, (0, -wave.shape[-1] % step)).to(self.device)
+        wave = F.pad(wave, (0, -wave.shape[-1] % self.step)).to(self.device)
         image = to_image(Mel(mel).to(self.device)(wave), mel, c.in_channels).to(self.dtype)
-        return (self.model.autoencoder.encode(image).mean.float() - c.shift) * c.scale
+
+        def encoded(part: Tensor, _: int) -> Tensor:
+            return self.model.autoencoder.encode(part).mean.float()
+
+        tiling = tile(wave.shape[-1] // self.step, self.window)
+        return (overlapped(encoded, image, tiling, self.axis, (c.factor, 1)) - c.shift) * c.scale
 
     def reconstruct(self, wave: Tensor) -> Tensor:
         """Waves (B, S) at the model's rate through autoencoder and vocoder, without any diffusion: (B, S)"""
         return self.decode(self.encode(wave))[:, : wave.shape[-1]]
 
+    @property
+    def axis(self) -> int:
+        """Of latents and images (B, C, h, w), the one that is time."""
+        return 2 if self.config.mel.layout == "time" else 3
+
+    @property
+    def step(self) -> int:
+        """Samples of a latent frame."""
+        return self.config.mel.hop * self.config.autoencoder.factor
+
+    @property
+    def turn(self) -> int:
+        """Latent frames by which the U-Net can turn a loop around: those of one frame of its smallest map."""
+        return 2 ** (len(self.config.unet.channels) - 1)
+
+    @property
+    def window(self) -> int:
+        """Latent frames that the U-Net takes at once, at most."""
+        seconds = max(self.config.defaults.longest, self.config.defaults.window or 0)
+        return max(1, math.ceil(round(seconds * self.config.mel.sample_rate / self.step / self.turn, 3))) * self.turn
+
     def samples(self, settings: Settings) -> int:
-        """S: samples of a sound of this duration."""
-        return int(settings.duration * self.config.mel.sample_rate)      # type: ignore[operator]
+        """S: samples of a sound of this duration, or of the loop that is nearest to it."""
+        count = settings.duration * self.config.mel.sample_rate                  # type: ignore[operator]
+        if settings.loop:
+            return max(1, round(count / (self.step * self.turn))) * self.step * self.turn
+        return int(count)
 
     def latent_shape(self, settings: Settings) -> tuple[int, int, int]:
         """(C, h, w) of one item: enough frames for the duration, in the layout of the model."""
         mel, factor = self.config.mel, self.config.autoencoder.factor
         seconds = max(settings.duration or 0, self.config.defaults.window or 0)
         frames = math.ceil(int(seconds / (mel.hop / mel.sample_rate)) / factor) * factor      # as the published pipelines count
-        while self._wave_length(frames) < self.samples(settings):              # type: ignore[operator]
+        while self._wave_length(frames) < self.samples(settings):
             frames += factor
         t, m = max(frames, factor) // factor, mel.bins // factor
+        if settings.loop:
+            t = self.samples(settings) // self.step
         return (self.config.unet.in_channels, *((t, m) if mel.layout == "time" else (m, t)))
 
     def _wave_length(self, frames: int) -> int:
         vocoder = self.model.vocoder
         return vocoder.length(frames) if isinstance(vocoder, HifiGan) else frames * self.config.mel.hop
+
+
+def word_context(text: TextEncoder) -> int | None:
+    """Which context of a model's conditioning has a position for each token of the prompt, if one has."""
+    if isinstance(text, AudioLdm2Speech) or not text.tokens("a"):
+        return None
+    return 1 if isinstance(text, AudioLdm2) else 0

@@ -23,6 +23,8 @@ class Settings:
     rescale: float = 0.0                                         # of guidance, 0-1
     eta: float = 0.0                                             # noise put back by ddim, 0-1
     karras: bool = False                                         # Karras et al.'s spacing of noise levels
+    loop: bool = False                                           # the sound repeats without a seam
+    timeline: bool = False                                       # the prompt is a timeline, "0-6: rain; 6-9: thunder"
 
     def with_defaults(self, defaults: DefaultsConfig) -> "Settings":
         """Every setting decided."""

@@ -48,6 +48,7 @@ class Vocos(nn.Module):
     spread: Tensor
     noise_mel: Tensor
     noise_spectrum: Tensor
+    sign: Tensor
 
     def __init__(self, config: VocoderConfig, mel: MelConfig) -> None:
         super().__init__()
@@ -78,13 +79,18 @@ class Vocos(nn.Module):
         spectrum = torch.stft(F.pad(loop, pad), n, mel.hop, window=self.window, center=False, return_complex=True)
         self.register_buffer("noise_spectrum", spectrum[0, :, around : around + TAPE] * self.sign, persistent=False)
 
-    def forward(self, mel: Tensor, begin: Tensor | None = None) -> Tensor:
-        """mel (B, M, T), begin (B,) in [0, 1): where on the tape each item's noise begins -> (B, T * hop)"""
+    def forward(self, mel: Tensor, begin: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """mel (B, M, T) -> (B, T * hop)
+
+        begin (B,) in [0, 1) is where on the tape each item's noise begins; or at (T,) names the tape's frame for each of T.
+        """
         b, _, t = mel.shape
         mel = mel.float()
         if begin is None:
             begin = torch.rand(b, device=mel.device) if self.training else torch.zeros(b, device=mel.device)
-        at = ((begin[:, None] * TAPE).long() + torch.arange(t, device=mel.device)) % TAPE        # (B, T)
+        if at is None:
+            at = ((begin[:, None] * TAPE).long() + torch.arange(t, device=mel.device)) % TAPE    # (B, T)
+        at = at.to(mel.device).expand(b, t)
         own = self.noise_mel[:, at].transpose(0, 1)              # (B, M, T)
         x = torch.cat([(mel - MEAN) / STD, own[:, : self.config.noise] - self.noise_mel.mean()], dim=1)
         x = self.norm_in(self.stem(x).transpose(1, 2))           # (B, T, C)

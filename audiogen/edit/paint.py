@@ -1,0 +1,165 @@
+"""Changing recordings: by a prompt (SDEdit), in spans and bands, beyond their ends, above their band.
+
+A recording is a wave (C, S) at its own rate, and is given back so. The channels are items of one batch that share their
+noise, so what is equal in all of them stays equal. Shapes: C channels, S samples, c x h x w latents.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audiogen.audio import resample
+from audiogen.diffusion import denoiser as denoisers
+from audiogen.diffusion.sampling import Watch, ignore
+from audiogen.edit.places import FADE, Span, check_spans, fade_mask, keep_mask, only_band, upper_edge
+from audiogen.errors import SettingsError
+from audiogen.pipeline import Pipeline
+from audiogen.settings import MAX_DURATION, Settings, check_prompt
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to paint, and how: as for `generate`, except that the recording decides the duration."""
+
+    prompt: str
+    settings: Settings = Settings()
+    seed: int = 0
+    negative: str | None = None
+    say: str | None = None
+
+
+@dataclass(frozen=True)
+class Edited:
+    audio: Tensor                                                # (C, S) float32
+    sample_rate: int                                             # Hz
+    settings: Settings                                           # every one decided
+
+
+@torch.inference_mode()
+def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: float = 0.5, watch: Watch = ignore) -> Edited:
+    """Make a recording sound like the prompt (SDEdit: Meng et al. 2022).
+
+    Noise is put on its latents up to a share `strength` of the steps, and taken off again. 0 gives its reconstruction, 1
+    what `generate` makes of the seed. Raises SettingsError for a strength outside 0-1.
+    """
+    check_share(strength, "strength")
+    order = replace(order, prompt=check_prompt(order.prompt))
+    settings, known = _settle(pipeline, wave, rate, order.settings)
+    levels = pipeline.levels(settings)
+    count = len(levels.steps)
+    taken = 0 if strength == 0 else max(1, round(strength * count))
+    latents = known
+    if taken:
+        draw = pipeline.noise(settings, [order.seed] * len(wave))
+        part = levels if taken == count else levels.part(count - taken)
+        x = draw() * levels.initial if taken == count else known + draw() * float(part.sigmas[0])
+        denoise = pipeline.long(_denoiser(pipeline, order, len(wave), settings), settings)
+        latents = pipeline.walk(denoise, part, x, draw, settings, watch)
+    return Edited(_back(pipeline, latents, rate, wave.shape[-1]), rate, settings)
+
+
+@torch.inference_mode()
+def inpaint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Sequence[Span], band: Span | None = None,
+            watch: Watch = ignore) -> Edited:
+    """Paint spans of a recording anew, in seconds, and there only a band of Hz, if one is given.
+
+    Outside them the recording's own samples stay; the two cross-fade over 10 ms inside each span. Raises SettingsError for
+    spans that lie outside the recording or overlap.
+    """
+    order = replace(order, prompt=check_prompt(order.prompt))
+    seconds = wave.shape[-1] / rate
+    if band is not None and not spans:
+        spans = [(0.0, seconds)]
+    return _paint(pipeline, wave, rate, order, check_spans(spans, seconds), band, watch)
+
+
+@torch.inference_mode()
+def extend(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, after: float = 0.0, before: float = 0.0,
+           watch: Watch = ignore) -> Edited:
+    """Continue a recording by `after` seconds, and let it begin `before` seconds earlier; its own samples stay.
+
+    Raises SettingsError if there is nothing to add.
+    """
+    order = replace(order, prompt=check_prompt(order.prompt))
+    if min(after, before) < 0 or not 0 < after + before <= MAX_DURATION:
+        raise SettingsError(f"A recording cannot be extended by {before:g} s before and {after:g} s after it; give above 0 and "
+                            f"at most {MAX_DURATION:g} in all.")
+    left, right, own = round(before * rate), round(after * rate), wave.shape[-1]
+    around = [_mirrored(wave.flip(-1), left).flip(-1), wave, _mirrored(wave, right)]
+    fade = min(FADE, own / rate / 4)
+    spans = [(0.0, left / rate + fade)] * bool(left) + [((left + own) / rate - fade, (left + own + right) / rate)] * bool(right)
+    return _paint(pipeline, torch.cat(around, dim=-1), rate, order, spans, None, watch)
+
+
+@torch.inference_mode()
+def upscale(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, cutoff: float | None = None,
+            watch: Watch = ignore) -> Edited:
+    """Paint what a dull recording lacks above `cutoff` Hz (where it ends, if that is not given), up to the model's band.
+
+    The result has the model's rate where the recording's is lower. Without a prompt there is no guidance. Raises
+    SettingsError where there is nothing to add.
+    """
+    mel = pipeline.config.mel
+    cutoff = upper_edge(wave, rate) if cutoff is None else cutoff
+    top = min(mel.fmax, mel.sample_rate / 2)
+    if not 0 < cutoff < 0.95 * top:
+        raise SettingsError(f"Above {cutoff:.0f} Hz this model, which reaches {top:.0f} Hz, has nothing to add; "
+                            "--cutoff says where the recording should be painted over.")
+    if not order.prompt.strip():
+        order = replace(order, prompt="", negative=None, settings=replace(order.settings, guidance=1.0))
+    fine = max(rate, mel.sample_rate)
+    wave = resample(wave, rate, fine)
+    return _paint(pipeline, wave, fine, order, [(0.0, wave.shape[-1] / fine)], (cutoff, fine / 2), watch)
+
+
+def check_share(value: float, name: str) -> None:
+    """Raises SettingsError for a value outside 0-1."""
+    if not 0 <= value <= 1:
+        raise SettingsError(f"A {name} of {value:g} is out of range; give 0 to 1.")
+
+
+def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Sequence[Span], band: Span | None,
+           watch: Watch) -> Edited:
+    """The recording with what is painted in its spans and band."""
+    settings, known = _settle(pipeline, wave, rate, order.settings)
+    keep = keep_mask(spans, band, pipeline.latent_shape(settings), pipeline.config.mel, pipeline.config.autoencoder.factor)
+    keep = keep.to(known)
+    levels = pipeline.levels(settings)
+    draw = pipeline.noise(settings, [order.seed] * len(wave))
+    whole = pipeline.long(_denoiser(pipeline, order, len(wave), settings), settings)
+    noise = draw()
+    x = torch.lerp(noise * levels.initial, known + noise * float(levels.sigmas[0]), keep)
+    latents = pipeline.walk(denoisers.inpaint(whole, known, keep), levels, x, draw, settings, watch)
+    change = _back(pipeline, latents, rate, wave.shape[-1]) - wave
+    if band is not None:
+        change = only_band(change, rate, band)
+    return Edited(wave + fade_mask(spans, wave.shape[-1], rate) * change, rate, settings)
+
+
+def _settle(pipeline: Pipeline, wave: Tensor, rate: int, settings: Settings) -> tuple[Settings, Tensor]:
+    """Settings for the recording's duration, and its latents (C, c, h, w), as many as `generate` would make."""
+    mono = resample(wave, rate, pipeline.config.mel.sample_rate)
+    seconds = mono.shape[-1] / pipeline.config.mel.sample_rate
+    settings = pipeline.settle(replace(settings, duration=seconds, loop=False, timeline=False))
+    samples = pipeline.latent_shape(settings)[pipeline.axis - 1] * pipeline.step
+    return settings, pipeline.encode(F.pad(mono, (0, samples - mono.shape[-1])))
+
+
+def _denoiser(pipeline: Pipeline, order: Order, channels: int, settings: Settings) -> denoisers.Denoise:
+    return pipeline.denoiser([order.prompt] * channels, [order.negative] * channels, [order.say] * channels, settings,
+                             pipeline.levels(settings))
+
+
+def _back(pipeline: Pipeline, latents: Tensor, rate: int, samples: int) -> Tensor:
+    """Latents (C, c, h, w) to waves (C, S) of so many samples at `rate`."""
+    wave = resample(pipeline.decode(latents), pipeline.config.mel.sample_rate, rate)
+    return F.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
+
+
+def _mirrored(wave: Tensor, samples: int) -> Tensor:
+    """What an encoder should see after the end of a wave (C, S), so that it hears no end: the wave backwards, then silence."""
+    back = wave.flip(-1)[:, :samples]
+    return F.pad(back, (0, samples - back.shape[-1]))
