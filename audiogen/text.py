@@ -1,10 +1,9 @@
-"""Prompts to Conditioning, by the recipe of each published family; the one home of transformers.
+"""Prompts to Conditioning, by the recipe of each published family.
 
 Each prompt is encoded alone, together with what it is guided away from: an item's sound must not depend on its batch, and
 AudioLDM 2's GPT-2 counts positions. Shapes: L tokens, D width; every Conditioning here has a batch of 1.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 
 from audiogen.config import TextConfig, read_json
 from audiogen.diffusion.conditioning import Conditioning, Pair
+from audiogen.encoders import ReadWeights, architecture, load_tokenizer, load_transformer
 from audiogen.errors import CheckpointError, SettingsError
 from audiogen.sentence import load_sentence
 
-COUNTERS = ("position_ids", "token_type_ids")                    # 0, 1, 2, ...: some releases store them, some do not
 M = TypeVar("M", bound=nn.Module)
-ReadWeights = Callable[[Path], dict[str, Tensor]]                # a folder's state dictionary
 
 
 class TextEncoder(Protocol):
@@ -248,7 +246,7 @@ def load_text_encoder(folder: Path, config: TextConfig, read: ReadWeights, devic
         where = folder / config.parts[0]
         return load_sentence(where, config.max_length, read(where), device, dtype)
     if config.kind == "auffusion":
-        encoders = [part(i, _architecture(folder / name)) for i, name in enumerate(config.parts)]
+        encoders = [part(i, architecture(folder / name)) for i, name in enumerate(config.parts)]
         adapters = [_load_adapter(folder / name, read).to(device, dtype) for name in config.adapters]
         return Auffusion(encoders, adapters)
     speech = config.kind == "audioldm2-speech"
@@ -258,61 +256,6 @@ def load_text_encoder(folder: Path, config: TextConfig, read: ReadWeights, devic
     kind = AudioLdm2Speech if speech else AudioLdm2
     projection = _load_projection(folder / "projection_model", read).to(device, dtype)
     return kind(Clap(part(0, "ClapTextModelWithProjection")), second, projection, module("language_model", "GPT2Model"))
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """A tokenizer from a local folder."""
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: no tokenizer can be read there ({str(error).splitlines()[0]}).") from None
-
-
-def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
-    """A transformers model, its weights read by `read` and fitted strictly; raises CheckpointError."""
-    import transformers
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    data = read_json(folder / "config.json")
-    if data.get("model_type") == "clap" and cls == "ClapTextModelWithProjection":
-        data = {**data["text_config"], "projection_dim": data["projection_dim"]}       # the text half of both
-        data["projection_hidden_act"] = data.get("projection_hidden_act", "relu")
-    kind = getattr(transformers, cls)
-    config = kind.config_class.from_dict(data)
-    state = {k: v for k, v in read(folder).items() if not _unused(k, cls)}
-    try:
-        model, info = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True,
-                                           ignore_mismatched_sizes=True)               # they are told below
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder} does not fit {cls}: {str(error).splitlines()[0]}") from None
-    faults = {"missing": "missing_keys", "unexpected": "unexpected_keys", "of the wrong shape": "mismatched_keys"}
-    found = {k: [v if isinstance(v, str) else v[0] for v in info[name]] for k, name in faults.items()}
-    counted = {k: [v for v in vs if not v.endswith(COUNTERS)] for k, vs in found.items()}
-    told = [f"{len(v)} {k} (first: {min(v)})" for k, v in counted.items() if v]
-    if told:
-        raise CheckpointError(f"{folder} does not fit {cls}: weights {'; '.join(told)}.")
-    return model
-
-
-def _unused(key: str, cls: str) -> bool:
-    """Weights that published folders hold and this class has no use for."""
-    if cls == "ClapTextModelWithProjection":
-        return key.startswith(("audio_model.", "audio_projection.", "logit_scale"))
-    return key == "lm_head.weight" or key.endswith(".attn.masked_bias")     # older releases stored this constant
-
-
-def _architecture(folder: Path) -> str:
-    name = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
-    known = ("CLIPTextModel", "T5EncoderModel", "ClapTextModelWithProjection")
-    if name not in known:
-        raise CheckpointError(f"{folder}: text encoder {name} is not one of {', '.join(known)}.")
-    return name
 
 
 def _fit(module: M, state: dict[str, Tensor], where: Path) -> M:

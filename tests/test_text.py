@@ -12,8 +12,8 @@ from torch import Tensor
 
 from audiogen.checkpoint import load_model, read_folder
 from audiogen.diffusion.conditioning import Conditioning, collate
+from audiogen.encoders import load_tokenizer, load_transformer
 from audiogen.errors import CheckpointError, SettingsError
-from audiogen.text import load_tokenizer, load_transformer
 
 CLIP, GPT2, T5 = "auffusion-tiny/text_encoder_0", "audioldm2-tiny/language_model", "audioldm2-tiny/text_encoder_2"
 CLAP, VITS = "audioldm-tiny/text_encoder", "audioldm2-speech-tiny/text_encoder_2"

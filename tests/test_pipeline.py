@@ -1,0 +1,177 @@
+"""Pipelines: an item's sound is its own, lengths are exact, and diffusers' pipelines of other sizes sound the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from conftest import CHECKPOINTS, TINY, normal, redraw, relative, tiny
+from diffusers.pipelines.audioldm2 import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
+from transformers import (
+    AutoTokenizer,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    GPT2Config,
+    GPT2LMHeadModel,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+    T5Config,
+    T5EncoderModel,
+)
+
+from audiogen.checkpoint import load_model
+from audiogen.errors import SettingsError
+from audiogen.pipeline import Pipeline
+from audiogen.settings import Settings
+
+PROMPTS = ["A dog", "Heavy rain falls on a metal roof while thunder rolls and a man speaks far away", "Birds sing in a garden"]
+NEGATIVES = [None, "low quality", "noise, hiss, and a hum of fifty hertz"]
+SEEDS = [5, 6, 7]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_sound_does_not_depend_on_its_batch(name: str) -> None:
+    pipe = tiny(name)
+    says = ["hello there", "the rain has stopped and the birds are back", "yes"] if "speech" in name else [None] * 3
+    given = {"steps": 3, "guidance": 3.0, "duration": 0.64, "sampler": "dpmpp-2m"}
+    pipe = pipe if name != "auffusion-tiny" else narrow(pipe)
+
+    def make(order: list[int]) -> torch.Tensor:
+        return pipe.generate([PROMPTS[i] for i in order], seeds=[SEEDS[i] for i in order],
+                             negatives=[NEGATIVES[i] for i in order], says=[says[i] for i in order], **given).audio
+
+    together, turned = make([0, 1, 2]), make([2, 0])
+    for i in range(3):
+        alone = make([i])[0]
+        assert relative(together[i], alone) < 1e-4
+        assert relative(together[(i + 1) % 3], alone) > 1e-2
+        if i != 1:
+            assert relative(turned[[2, 0].index(i)], alone) < 1e-4
+
+
+def narrow(pipe: Pipeline) -> Pipeline:
+    """The same model without its window of 10.24 s, which takes long."""
+    config = replace(pipe.config, defaults=replace(pipe.config.defaults, window=None))
+    return Pipeline(replace(pipe.model, config=config), "cpu", torch.float32)
+
+
+def test_same_seed_same_sound_and_other_seed_another() -> None:
+    pipe, given = tiny("audioldm-tiny"), {"steps": 2, "duration": 0.3}
+    first = pipe.generate(["a dog"], seeds=[4], **given)
+    assert torch.equal(pipe.generate(["a dog"], seeds=[4], **given).audio, first.audio)
+    assert relative(pipe.generate(["a dog"], seeds=[5], **given).audio, first.audio) > 0.1
+    start = torch.randn(first.latents.shape[1:], generator=torch.Generator("cpu").manual_seed(4))
+    one = pipe.generate(["a dog"], seeds=[4], sampler="euler", steps=1, duration=0.3, guidance=1.0).latents[0]
+    assert float(torch.corrcoef(torch.stack([start.flatten(), one.flatten()]))[0, 1]) > 0.5    # its noise is that draw
+
+
+@pytest.mark.parametrize("name", ["audioldm-tiny", "auffusion-tiny"])
+@pytest.mark.parametrize("duration", [0.01, 0.5, 0.777, 1.283])
+def test_duration_to_the_sample(name: str, duration: float) -> None:
+    pipe = narrow(tiny(name))
+    made = pipe.generate(["rain"], duration=duration, steps=1)
+    assert made.audio.shape == (1, int(duration * 16_000))
+    assert made.audio.dtype == torch.float32
+    assert made.audio.abs().max() <= 1
+
+
+def test_auffusion_makes_its_whole_window() -> None:
+    pipe = tiny("auffusion-tiny")
+    assert pipe.latent_shape(pipe_settings(pipe, 2.0)) == (4, 32, 128)
+    assert pipe.latent_shape(pipe_settings(pipe, 20.0))[2] >= 250
+    assert tiny("audioldm-tiny").latent_shape(pipe_settings(tiny("audioldm-tiny"), 1.28)) == (4, 32, 4)
+
+
+def pipe_settings(pipe: Pipeline, duration: float) -> Settings:
+    return Settings(duration=duration).with_defaults(pipe.config.defaults)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    pipe = tiny("audioldm-tiny")
+    for prompts, given in ([["a", " "], {}], [["a"], {"seeds": [1, 2]}], [["a"], {"steps": 0}], [["a"], {"duration": -1.0}],
+                           [["a"], {"negatives": []}]):
+        with pytest.raises(SettingsError):
+            pipe.generate(prompts, **given)
+
+
+def small_parts(seed: int) -> dict:
+    """The networks that both pipelines have, of sizes unlike the checkpoints'."""
+    torch.manual_seed(seed)
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1)
+    vae = diffusers.AutoencoderKL(
+        in_channels=1, out_channels=1, block_out_channels=(8, 12, 16), layers_per_block=2, latent_channels=6, norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, scaling_factor=0.7)
+    vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(
+        model_in_dim=32, upsample_initial_channel=16, upsample_rates=[5, 4, 4, 2], upsample_kernel_sizes=[15, 8, 8, 4],
+        resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 3], [1, 2]], normalize_before=True))
+    return {"scheduler": scheduler, "vae": redraw(vae, seed, 0.25), "vocoder": redraw(vocoder, seed + 1, 0.25)}
+
+
+UNET = {"in_channels": 6, "out_channels": 6, "block_out_channels": (8, 16, 24), "norm_num_groups": 4,
+        "attention_head_dim": (2, 4, 3),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "layers_per_block": 2}
+CLAP_TEXT = {"vocab_size": 1000, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 40,
+             "projection_dim": 40, "pad_token_id": 1}
+
+
+def check(pipeline: diffusers.DiffusionPipeline, folder: Path) -> None:
+    """Save, load and compare: two prompts, guided and not, at durations that need rounding."""
+    pipeline.save_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    ours = Pipeline(load_model(folder), "cpu", torch.float32)
+    for prompt, negative, guidance, duration, steps in (("A cat purrs", "loud hum", 4.0, 0.61, 5), ("Wind", None, 1.0, 0.3, 3)):
+        theirs = pipeline(prompt, negative_prompt=negative, num_inference_steps=steps, guidance_scale=guidance,
+                          audio_length_in_s=duration, generator=torch.Generator("cpu").manual_seed(8)).audios[0]
+        given = {"steps": steps, "guidance": guidance, "duration": duration, "sampler": "ddim", "seeds": [8],
+                 "negatives": [negative]}
+        made = ours.generate([prompt], **given).audio[0].numpy()
+        assert made.shape == theirs.shape
+        assert np.abs(theirs).max() > 1e-3
+        assert relative(made, theirs) < 1e-4
+        assert relative(ours.generate([prompt + " softly"], **given).audio[0].numpy(), theirs) > 1e-3
+
+
+def test_diffusers_audioldm_pipeline(tmp_path: Path) -> None:
+    unet = diffusers.UNet2DConditionModel(
+        **UNET, cross_attention_dim=(8, 16, 24), class_embed_type="simple_projection", class_embeddings_concat=True,
+        projection_class_embeddings_input_dim=40)
+    pipeline = diffusers.AudioLDMPipeline(
+        **small_parts(1), unet=redraw(unet, 3, 0.2),
+        tokenizer=AutoTokenizer.from_pretrained(CHECKPOINTS / "audioldm-tiny/tokenizer"),
+        text_encoder=redraw(ClapTextModelWithProjection(ClapTextConfig(**CLAP_TEXT)), 4, 1.0))
+    check(pipeline, tmp_path)
+
+
+@pytest.mark.parametrize("widths", [(None, 28, 36), (None, 28, 36, 36)])
+def test_diffusers_audioldm2_pipeline(widths: tuple, tmp_path: Path) -> None:
+    """With GPT-2 inside its language model, which is what diffusers can run under transformers 5."""
+    audio = {"patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 16,
+             "num_mel_bins": 16,
+             "spec_size": 64, "projection_dim": 40, "num_hidden_layers": 2}
+    clap = ClapModel(ClapConfig(text_config=CLAP_TEXT, audio_config=audio, projection_dim=40))
+    t5 = T5EncoderModel(T5Config(vocab_size=1000, d_model=36, d_kv=6, d_ff=50, num_layers=2, num_heads=4))
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=200, n_positions=128, n_embd=28, n_layer=2, n_head=4))
+    gpt2.config.max_new_tokens = 8
+    unet = AudioLDM2UNet2DConditionModel(**UNET, cross_attention_dim=(widths,) * 3)
+    projection = AudioLDM2ProjectionModel(text_encoder_dim=40, text_encoder_1_dim=36, langauge_model_dim=28)
+    names = {part: AutoTokenizer.from_pretrained(CHECKPOINTS / "audioldm2-tiny" / part) for part in ("tokenizer", "tokenizer_2")}
+    pipeline = diffusers.AudioLDM2Pipeline(
+        **small_parts(2), **names, text_encoder=redraw(clap, 4, 1.0), text_encoder_2=redraw(t5, 5, 0.2),
+        language_model=redraw(gpt2, 6, 0.2), projection_model=redraw(projection, 7, 0.2),
+        unet=redraw(unet, 3, 0.1), feature_extractor=ClapFeatureExtractor(feature_size=16))
+    check(pipeline, tmp_path)
+
+
+def test_decode_is_the_same_for_each_item() -> None:
+    pipe = tiny("musicldm-tiny")
+    z = normal(3, *pipe.latent_shape(pipe_settings(pipe, 0.32)))
+    with torch.inference_mode():
+        assert relative(pipe.decode(z)[1:2], pipe.decode(z[1:2])) < 1e-5
