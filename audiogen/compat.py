@@ -27,10 +27,10 @@ from audiogen.errors import CheckpointError, ConfigError
 
 LN_FLOOR, LN_CEILING = math.log(1e-5), math.log(200)             # Auffusion's range of ln mel
 DEFAULTS = {                                                     # guidance and duration of the public pipelines
-    "audioldm": DefaultsConfig(guidance=2.5, duration=5.12),
-    "musicldm": DefaultsConfig(guidance=2.0, duration=10.24),
-    "audioldm2": DefaultsConfig(guidance=3.5, duration=10.24),
-    "auffusion": DefaultsConfig(guidance=7.5, duration=10.0, window=10.24),
+    "audioldm": DefaultsConfig(guidance=2.5, duration=5.12, longest=20.48),      # beyond which the public ones turn to noise
+    "musicldm": DefaultsConfig(guidance=2.0, duration=10.24, longest=20.48),
+    "audioldm2": DefaultsConfig(guidance=3.5, duration=10.24, longest=20.48),
+    "auffusion": DefaultsConfig(guidance=7.5, duration=10.0, window=10.24, longest=20.48),
 }
 
 # Settings of the published U-Nets that have one value here, and those that say nothing about the network.

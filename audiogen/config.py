@@ -129,7 +129,9 @@ class DefaultsConfig:
     sampler: str = "dpmpp-2m"
     duration: float = 10.24                                      # seconds
     window: float | None = None                                  # seconds that are always made, then cut (Auffusion's image)
-    longest: float = 10.24                                       # seconds that the U-Net learnt; longer sounds are made in windows
+    longest: float = 10.24                                       # seconds that the U-Net learnt; longer sounds take windows
+    peak: float | None = None                                    # sounds are brought to this level; None: left as they come
+    fade: float = 0.0                                            # seconds, at both ends of a sound
 
 
 @dataclass(frozen=True)

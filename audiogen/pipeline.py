@@ -143,7 +143,19 @@ class Pipeline:
         draw = draw or self.noise(settings, seeds)
         latents = self.walk(denoise, levels, draw() * levels.initial, draw, settings, watch)
         audio = self.decode(latents, settings.loop)[:, : self.samples(settings)]
+        audio = self.level(audio, faded=not settings.loop)
         return Generation(audio, self.config.mel.sample_rate, latents.cpu(), settings, list(seeds))
+
+    def level(self, audio: Tensor, faded: bool) -> Tensor:
+        """Sounds (B, S) at the peak, and with the ends, that the model's defaults ask for."""
+        c = self.config.defaults
+        if c.peak is not None:
+            audio = audio * (c.peak / audio.abs().amax(dim=1, keepdim=True).clamp(min=1e-4))
+        n = min(int(c.fade * self.config.mel.sample_rate), audio.shape[1] // 2)
+        if n and faded:
+            ramp = torch.linspace(0, 1, n)
+            audio = torch.cat([audio[:, :n] * ramp, audio[:, n:-n], audio[:, -n:] * ramp.flip(0)], dim=1)
+        return audio
 
     def condition(self, prompts: Sequence[str], negatives: Sequence[str | None], says: Sequence[str | None],
                   guided: bool) -> tuple[Conditioning, Conditioning | None]:
