@@ -3,8 +3,6 @@
 import errno
 import os
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +11,11 @@ from typer.core import TyperCommand
 from audiogen import __version__
 from audiogen.cli import console
 from audiogen.cli.batch import batch
+from audiogen.cli.evaluate import evaluate
 from audiogen.cli.generate import generate
 from audiogen.cli.info import info
 from audiogen.cli.models import models
+from audiogen.cli.train import train
 from audiogen.errors import AudiogenError
 
 UsageError = typer.BadParameter.__bases__[0]                     # Click's, which Typer carries under changing names
@@ -69,14 +69,22 @@ Examples:
 INFO = """\b
 Example:
   audiogen info rain-on-a-tin-roof-7.wav --json"""
+TRAIN = """\b
+Examples:
+  audiogen train sounds --check
+  audiogen train sounds -o my-model --preset small
+  audiogen train sounds -o my-model --resume"""
+EVALUATE = """\b
+Examples:
+  audiogen evaluate made --reference recordings
+  audiogen evaluate --model my-model --data recordings --count 50"""
 
 app.command(cls=Command, epilog=GENERATE)(generate)
 app.command(cls=Command, epilog=BATCH)(batch)
 app.command(cls=Command, epilog=INFO)(info)
 app.command(cls=Command)(models)
-for name in ("train", "evaluate"):
-    if find_spec(f"audiogen.cli.{name}"):
-        app.command(cls=Command)(getattr(import_module(f"audiogen.cli.{name}"), name))
+app.command(cls=Command, epilog=TRAIN)(train)
+app.command(cls=Command, epilog=EVALUATE)(evaluate)
 
 
 def main() -> None:

@@ -159,7 +159,8 @@ def _make(plan: "Plan", base: Recipe, out: Path, device: str, show: Show) -> Non
         elif show.as_json:
             console.say_json(entry)
 
-    with (manifest.Appender(manifest.part(out, distributed.rank(), distributed.world())) as appender,
+    path = manifest.part(out, distributed.rank(), distributed.world())
+    with (manifest.Appender(path) as appender,
           console.progress("making", show.quiet, count=True) as watch):
         worker = work.Worker(pipeline, out, plan, appender,
                              lambda items: watch(items, total), tell, show.spectrogram)
