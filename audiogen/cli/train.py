@@ -18,10 +18,12 @@ SHOWN = 5                                                        # names of each
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="A folder of sounds with captions, or of WebDataset .tar shards.", show_default=False)],
+    data: Annotated[Path, typer.Argument(
+        help="A folder of sounds with captions, or of WebDataset .tar shards.", show_default=False)],
     out: Annotated[Path | None, typer.Option(
-        "--out", "-o", metavar="RUN", help="The run's folder; it is a model at any time.", rich_help_panel=options.OUTPUT)] = None,
-    check: Annotated[bool, typer.Option("--check", help="Read every sound, say what is wrong, and train nothing.")] = False,
+        "--out", "-o", metavar="RUN", help="The run's folder; it is a model at any time.", show_default=False,
+        rich_help_panel=options.OUTPUT)] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read every sound and say what is wrong; train nothing.")] = False,
     preset: Annotated[str | None, typer.Option(
         help="tiny (minutes), small (a laptop's night), everyday, or base (a GPU).", show_default="small")] = None,
     stage: Annotated[str, typer.Option(help="autoencoder, vocoder, clap or diffusion; several with commas; or all.")] = "all",
@@ -68,7 +70,8 @@ class Show:
 
     def __init__(self, stack: ExitStack, quiet: bool, as_json: bool) -> None:
         self.stack, self.quiet, self.as_json = stack, quiet, as_json
-        self.stage, self.bar = "", None
+        self.stage = ""
+        self.bar: console.Show = lambda done, total: None
         self.inner = stack.enter_context(ExitStack())
 
     def found(self, report: "Report") -> None:
@@ -87,7 +90,7 @@ class Show:
             if told.stage != self.stage:
                 self.inner.close()
                 self.stage, self.bar = told.stage, self.inner.enter_context(console.progress(told.stage, count=True))
-            self.bar(told.step, told.steps)                      # type: ignore[misc]
+            self.bar(told.step, told.steps)
         console.note(f"{told.stage} {told.step}/{told.steps}  {figures}  {told.left / 60:.0f} min left")
 
 
@@ -103,7 +106,11 @@ def _settings(out: Path, preset: str | None, config: Path | None, assign: list[s
     if resume and preset is None and config is None:
         config = out / "train.toml"
     if text:
-        changes += ["model.unet.transformers=[0]", "model.unet.context_dims=[384]", "model.unet.film_dim=384"]
+        from audiogen.config import read_json
+        from audiogen.train.session import sentence_encoder
+
+        width = read_json(sentence_encoder(text) / "config.json").get("hidden_size")
+        changes += ["model.unet.transformers=[0]", f"model.unet.context_dims=[{width}]", f"model.unet.film_dim={width}"]
     return read_config(preset or "small", config, changes)
 
 

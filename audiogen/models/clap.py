@@ -19,7 +19,7 @@ class AudioTower(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(1, width // 4, PATCH, stride=PATCH)
         self.join = nn.Linear(width // 4 * (bins // PATCH), width)
-        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm, self.weight, self.out = nn.LayerNorm(width), nn.Linear(width, 1), nn.Linear(width, embedding)
         self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))                    # log of the contrast's inverse temperature

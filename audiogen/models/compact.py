@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from audiogen.config import AutoencoderConfig
 from audiogen.models.autoencoder import Gaussian
-from audiogen.models.autoencoder import Gaussian
 
 SHUFFLED = (48, 16)                                              # channels at 1/2 and at full resolution
 

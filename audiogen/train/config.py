@@ -6,8 +6,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from audiogen.config import (AutoencoderConfig, DefaultsConfig, MelConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig,
-                             VocoderConfig, from_dict, override)
+from audiogen.config import (
+    AutoencoderConfig,
+    DefaultsConfig,
+    MelConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+    VocoderConfig,
+    from_dict,
+    override,
+)
 from audiogen.errors import ConfigError
 
 STAGES = ("autoencoder", "vocoder", "clap", "diffusion")
@@ -208,7 +218,8 @@ def read_config(preset: str, path: Path | None = None, assignments: list[str] | 
 
 def _over(under: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """`data` over `under`, table by table."""
-    return under | {k: _over(under[k], v) if isinstance(v, dict) and isinstance(under.get(k), dict) else v for k, v in data.items()}
+    deeper = {k: _over(under[k], v) for k, v in data.items() if isinstance(v, dict) and isinstance(under.get(k), dict)}
+    return under | data | deeper
 
 
 def _checked(config: TrainConfig) -> TrainConfig:

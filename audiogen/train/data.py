@@ -67,7 +67,8 @@ class Report:
         """Clips by length."""
         edges = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
         counts = Counter(int(np.searchsorted(edges, c.length / self.rate)) for c in self.clips)
-        names = [f"under {edges[0]:g} s", *(f"{a:g} - {b:g} s" for a, b in zip(edges, edges[1:], strict=False)), f"over {edges[-1]:g} s"]
+        between = [f"{a:g} - {b:g} s" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        names = [f"under {edges[0]:g} s", *between, f"over {edges[-1]:g} s"]
         return [(name, counts[i]) for i, name in enumerate(names)]
 
     def licences(self) -> list[tuple[str, int]]:
@@ -151,13 +152,18 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
 
 
-def inspect(source: Path, rate: int = 16_000, sink: Callable[[Array], None] | None = None, watch: Watch = lambda i, n: None) -> Report:
+def ignore(done: int, total: int) -> None:
+    """A watch that looks away."""
+
+
+def inspect(source: Path, rate: int = 16_000, sink: Callable[[Array], object] | None = None, watch: Watch = ignore) -> Report:
     """Read every sound of a folder (or its shards) and say what can be used.
 
     `sink` takes each usable clip's samples, int16 (S,), in order. Clipped sounds are told of, and used all the same.
     Raises DataError where there is nothing to read.
     """
-    report, seen = Report(rate=rate), {}
+    report = Report(rate=rate)
+    seen: dict[bytes, str] = {}
     for i, (clip, wave, total) in enumerate(sounds(source, rate)):
         fault = _fault(clip, wave, rate)
         data = b"" if isinstance(wave, str) else (np.clip(wave, -1, 1) * 32767).astype(np.int16).tobytes()
@@ -232,7 +238,7 @@ def _fault(clip: Clip, wave: Array | str, rate: int) -> str | None:
     return "clipped" if float((np.abs(wave) >= 0.999).mean()) > CLIPPED else None
 
 
-def prepare(source: Path, cache: Path, rate: int, watch: Watch = lambda i, n: None) -> tuple[Dataset, Report]:
+def prepare(source: Path, cache: Path, rate: int, watch: Watch = ignore) -> tuple[Dataset, Report]:
     """The dataset of a folder: checked and decoded once, then kept in `cache` and taken from there while the folder is the same.
 
     Raises DataError where nothing can be trained on, naming the commonest fault.
@@ -248,10 +254,11 @@ def prepare(source: Path, cache: Path, rate: int, watch: Watch = lambda i, n: No
     part = cache / ".samples.part"
     try:
         with open(part, "wb") as file:
-            report = inspect(source, rate, lambda x: file.write(x.tobytes()) and None, watch)
+            report = inspect(source, rate, lambda x: file.write(x.tobytes()), watch)
         if not report.clips:
             worst = max(report.faults.items(), key=lambda f: len(f[1]))
-            raise DataError(f"{source} holds nothing to train on: {len(worst[1])} sounds {FAULTS[worst[0]]} (first: {worst[1][0]}).")
+            raise DataError(f"{source} holds nothing to train on: {len(worst[1])} sounds {FAULTS[worst[0]]} "
+                            f"(first: {worst[1][0]}).")
         os.replace(part, samples)
     finally:
         part.unlink(missing_ok=True)

@@ -67,8 +67,8 @@ class DiffusionStage(Stage):
         scale = (1 / (1 + sigma.square()).sqrt())[:, None, None, None]
         x = (scale * (z + sigma[:, None, None, None] * noise)).contiguous(memory_format=torch.channels_last)
         # the fused attention's backward is slow on a CPU for so few positions
-        quick = SDPBackend.MATH if x.device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        with self.machine.autocast(), sdpa_kernel(quick):        # type: ignore[arg-type]
+        fused = [] if x.device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+        with self.machine.autocast(), sdpa_kernel([*fused, SDPBackend.MATH]):
             out = unet(x, t.float(), self.condition(captions)).float()
         target = {"epsilon": noise, "v_prediction": velocity(z, noise, sigma), "sample": z}[schedule.prediction]
         weight = diffusion_weight(sigma, schedule.prediction, self.config.min_snr)

@@ -77,8 +77,9 @@ class Loop:
             while not self.finished():
                 told = self.stage.step(ahead.parts(self.step), self.rate())
                 if not math.isfinite(told["loss"]):
-                    raise AudiogenError(f"The loss of the {self.stage.name} is not a number at step {self.step + 1}; {self.last()}: "
-                                        f"lower {self.stage.name}.lr (now {c.lr:g}) or use --set precision=float32, and --resume.")
+                    raise AudiogenError(
+                        f"The loss of the {self.stage.name} is not a number at step {self.step + 1}; {self.last()}: "
+                        f"lower {self.stage.name}.lr (now {c.lr:g}) or use --set precision=float32, and --resume.")
                 self.step += 1
                 now = time.monotonic()
                 self.spent, before = self.spent + now - before, now
@@ -93,7 +94,8 @@ class Loop:
                 due = self.step % self.config.save_every == 0 or now - last_save > 60 * self.config.save_minutes
                 if any_of(bool(asked)):
                     self.save()
-                    raise Stopped(f"Stopped at step {self.step} of the {self.stage.name}; all is saved in {self.run}: go on with --resume.")
+                    raise Stopped(f"Stopped at step {self.step} of the {self.stage.name}; all is saved in {self.run}: "
+                                  "go on with --resume.")
                 if due:
                     self.save()
                     last_save = time.monotonic()
@@ -139,7 +141,8 @@ class Loop:
                 save_config(self.run, self.stage.describe(read_model_config(self.run)))
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
-                raise AudiogenError(f"{self.run} cannot be written to ({reason}); {self.last()}: make room and --resume.") from None
+                raise AudiogenError(
+                    f"{self.run} cannot be written to ({reason}); {self.last()}: make room and --resume.") from None
         self.saved = self.step
         wait()
 

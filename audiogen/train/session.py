@@ -10,8 +10,18 @@ import torch
 from torch import nn
 
 from audiogen import compat
-from audiogen.checkpoint import (build_autoencoder, build_vocoder, load_part, load_weights, locate, read_folder, read_model_config,
-                                 read_weights, save_config, save_weights)
+from audiogen.checkpoint import (
+    build_autoencoder,
+    build_vocoder,
+    load_part,
+    load_weights,
+    locate,
+    read_folder,
+    read_model_config,
+    read_weights,
+    save_config,
+    save_weights,
+)
 from audiogen.config import ModelConfig
 from audiogen.diffusion.conditioning import Conditioning
 from audiogen.distributed import joined, rank, wait, world
@@ -148,8 +158,8 @@ def _same(known: Path, config: TrainConfig) -> None:
             old = before.get(key, {}).get(sub) if sub else before.get(key)
             if (sub or key) not in FREE and old != x:
                 name = f"{key}.{sub}" if sub else key
-                raise ConfigError(f"{known.parent} was begun with {name} = {old}, not {x}: resume with its own settings, or choose "
-                                  "another --out.")
+                raise ConfigError(f"{known.parent} was begun with {name} = {old}, not {x}: resume with its own settings, or "
+                                  "choose another --out.")
 
 
 def _first_model(session: Session, config: TrainConfig) -> ModelConfig:
@@ -166,8 +176,9 @@ def _lay_out(session: Session, config: TrainConfig, model: ModelConfig, captions
         _lay_out_text(session, config, model, sorted(set(captions)))
     where = locate(session.init) if session.init is not None else {}
     torch.manual_seed(config.seed)
-    makers = {"autoencoder": lambda: build_autoencoder(model.autoencoder), "vocoder": lambda: build_vocoder(model.vocoder, model.mel),
-              "unet": lambda: UNet(model.unet)}
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "autoencoder": lambda: build_autoencoder(model.autoencoder), "unet": lambda: UNet(model.unet),
+        "vocoder": lambda: build_vocoder(model.vocoder, model.mel)}
     for part, make in makers.items():
         if not (run / f"{part}.safetensors").exists():
             module = load_part(part, model, where[part]) if part in where else make()
@@ -208,4 +219,5 @@ def sentence_encoder(name: str) -> Path:
         for path in sorted(home.rglob("config.json")):
             if (path.parent / "tokenizer.json").exists():
                 return path.parent
-    raise CheckpointError(f"No sentence encoder '{name}': give a folder with config.json and tokenizer.json, or install that package.")
+    raise CheckpointError(f"No sentence encoder '{name}': give a folder with config.json and tokenizer.json, or install that "
+                          "package.")

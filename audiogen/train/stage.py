@@ -60,7 +60,8 @@ class Stage:
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         c = self.settings
-        return torch.optim.AdamW([p for p in parameters if p.requires_grad], c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
+        open_ = [p for p in parameters if p.requires_grad]
+        return torch.optim.AdamW(open_, c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
 
     def losses(self, examples: Examples) -> Losses:
         """Forward and backward of a part of a step; gradients add up. "loss" is what is told of it."""

@@ -34,8 +34,9 @@ def new_tokenizer(captions: list[str], vocabulary: int) -> Any:
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
+    size = max(vocabulary, len(alphabet) + len(SPECIAL))
     core.train_from_iterator(captions, trainers.BpeTrainer(
-        vocab_size=max(vocabulary, len(alphabet) + len(SPECIAL)), special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
+        vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
     core.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
                                    cls_token="<s>", sep_token="</s>", model_max_length=LONGEST)

@@ -47,7 +47,8 @@ class VocoderStage(Stage):
         out = out[:, : wave.shape[-1]]
         fake = out[: len(wave)]
         own = self.mel(out)[..., EDGE:-EDGE]
-        told: Losses = {"mel": F.l1_loss(own, self.mel(wave)[..., EDGE : own.shape[-1] + EDGE].repeat(len(out) // len(wave), 1, 1))}
+        asked = self.mel(wave)[..., EDGE : own.shape[-1] + EDGE].repeat(len(out) // len(wave), 1, 1)
+        told: Losses = {"mel": F.l1_loss(own, asked)}
         loss = c.mel * told["mel"]
         if c.energy:
             real = spectra(wave)
@@ -106,7 +107,8 @@ class VocoderStage(Stage):
         with self.averaged("vocoder") as net:
             out = net(mel)[:, : wave.shape[-1]]
         own, real = self.mel(out), spectra(wave[:, : out.shape[-1]])
-        return {"mel": float(F.l1_loss(own, mel[..., : own.shape[-1]])), "spectra": float(distance(spectra(out), real, loudness(real)))}
+        return {"mel": float(F.l1_loss(own, mel[..., : own.shape[-1]])),
+                "spectra": float(distance(spectra(out), real, loudness(real)))}
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The vocoder's, and the autoencoder's if its decoder learnt along."""
