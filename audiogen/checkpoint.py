@@ -98,10 +98,9 @@ def load_part(part: str, config: ModelConfig, where: Path, device: str = "cpu", 
     if part == "vocoder" and config.vocoder.exact:
         plain = {"mean": torch.zeros(config.vocoder.bins), "scale": torch.ones(config.vocoder.bins)}
         state = plain | compat.rename_vocoder(state)
-    with torch.device("meta"):                                   # weights are put in place, not drawn and copied over
+    own_buffers = part == "vocoder" and config.vocoder.kind == "vocos"       # windows and such, that no file holds
+    with torch.device("cpu" if own_buffers else "meta"):         # weights are put in place, not drawn and copied over
         module = builders[part]()
-    if any(name not in state for name, _ in module.named_buffers()):
-        module = builders[part]()                                # it has buffers of its own making
     load_weights(module, {k: v.to(dtype) for k, v in state.items()}, str(where))
     return module.to(device).eval().requires_grad_(False)
 
