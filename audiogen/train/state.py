@@ -49,8 +49,8 @@ def load(run: Path, stage: str) -> dict[str, Any] | None:
     for path in reversed(found):
         try:
             return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError):
-            continue
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError):
+            continue                                             # whatever half a file makes of itself
     if found:
         raise AudiogenError(f"No save of the {stage} in {run}/state can be read; remove that folder to begin this stage anew.")
     return None
