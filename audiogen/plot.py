@@ -30,10 +30,12 @@ COLOURS = np.array([                                             # from silence 
 
 
 def mel(hertz: Array | float) -> Array:
+    """Hz -> mels (O'Shaughnessy 1987)"""
     return np.asarray(2595 * np.log10(1 + np.asarray(hertz) / 700))
 
 
 def hertz(mels: Array | float) -> Array:
+    """Mels -> Hz, the inverse of `mel`"""
     return np.asarray(700 * (10 ** (np.asarray(mels) / 2595) - 1))
 
 

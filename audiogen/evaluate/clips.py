@@ -31,6 +31,7 @@ def read(path: Path, rate: int | None = None) -> tuple[Array, int]:
 
 
 def silent(sound: Array) -> bool:
+    """Whether a sound (S,) is empty, or nowhere loud enough to be heard."""
     return len(sound) == 0 or float(np.abs(sound).max()) < SILENCE
 
 

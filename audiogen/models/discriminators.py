@@ -82,6 +82,7 @@ class ImageDiscriminator(nn.Module):
 
 
 def run(layers: nn.ModuleList, out: nn.Module, x: Tensor) -> Judged:
+    """The verdict of `out` on what `layers` make of x, and their features, for feature matching."""
     features = []
     for layer in layers:
         x = F.leaky_relu(layer(x), 0.1)

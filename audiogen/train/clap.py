@@ -18,6 +18,8 @@ HOTTEST = 100.0                                                  # of the contra
 
 
 class ClapStage(Stage):
+    """Contrastive training of an audio and a text tower (Radford et al. 2021; Wu et al. 2023)."""
+
     name = "clap"
 
     def __init__(self, model: ModelConfig, config: ClapStageConfig, machine: Machine, tower: nn.Module, tokenizer: Any) -> None:

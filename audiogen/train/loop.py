@@ -26,6 +26,8 @@ HELD = 16                                                        # examples of a
 
 
 class Draws(Protocol):
+    """Where batches come from; the same step and items always give the same examples."""
+
     def batch(self, step: int, items: range, seconds: float) -> Examples: ...
 
 
