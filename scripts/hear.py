@@ -1,7 +1,8 @@
 """How often does an independent tagger hear what was asked for?
 
-    python scripts/hear.py SOUNDS                   the files LABEL__SEED.wav of a folder
-    python scripts/hear.py --recordings CORPUS      recordings of a corpus with metadata.csv: the ceiling
+    python scripts/hear.py SOUNDS                    the files LABEL__SEED.wav of a folder
+    python scripts/hear.py SOUNDS --model NAME       ... which a model makes first, some takes a prompt
+    python scripts/hear.py --recordings CORPUS       recordings of a corpus with metadata.csv: the ceiling
 
 A sound counts where YAMNet has an accepted class among its first three (mean of its windows' probabilities). The list of
 prompts is a CSV of `label,prompt,accepted`, with AudioSet's display names between `|` in the last column. `chance` is
@@ -21,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from audiogen import audio
 from audiogen.evaluate.clips import read
 from audiogen.evaluate.embed import Embedder, Embedding, load_embedder
 
@@ -77,6 +79,22 @@ def generated(folder: Path, prompts: list[Prompt]) -> list[tuple[str, Path]]:
     return [(label, f) for f in files if (label := f.stem.rpartition("__")[0]) in known]
 
 
+def make(folder: Path, prompts: list[Prompt], model: str, takes: int, **changes: float | int | None) -> None:
+    """LABEL__SEED.wav for every prompt and the seeds 0, 1, ...; `changes` of None are the model's own."""
+    from audiogen import hub
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline = hub.load(model)
+    settings = {name: value for name, value in changes.items() if value is not None}
+    for i, prompt in enumerate(prompts):
+        for seed in range(takes):
+            result = pipeline.generate([prompt.text], seeds=[seed], **settings)
+            path = folder / f"{prompt.label}__{seed}.wav"
+            audio.write(path, result.audio[0], result.sample_rate, {"prompt": prompt.text, "seed": seed})
+        print(f"\r{i + 1}/{len(prompts)} prompts", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
 def recordings(corpus: Path, prompts: list[Prompt], each: int, seed: int = 0) -> list[tuple[str, Path]]:
     """Up to `each` recordings of every label, drawn by a fixed seed."""
     with open(corpus / "metadata.csv", newline="", encoding="utf-8") as file:
@@ -92,6 +110,11 @@ def recordings(corpus: Path, prompts: list[Prompt], each: int, seed: int = 0) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sounds", type=Path, nargs="?", help="folder of LABEL__SEED.wav")
+    parser.add_argument("--model", help="make the sounds first, by this model")
+    parser.add_argument("--takes", type=int, default=4, help="sounds a prompt")
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--duration", type=float)
     parser.add_argument("--recordings", type=Path, metavar="CORPUS", help="score recordings instead")
     parser.add_argument("--each", type=int, default=4, help="recordings a label")
     parser.add_argument("--seed", type=int, default=0, help="which recordings are drawn")
@@ -102,6 +125,10 @@ def main() -> None:
     if (args.sounds is None) == (args.recordings is None):
         parser.error("name a folder of sounds, or --recordings CORPUS")
     prompts = read_prompts(args.prompts)
+    if args.model:
+        if args.sounds is None:
+            parser.error("name a folder for the sounds of --model")
+        make(args.sounds, prompts, args.model, args.takes, guidance=args.guidance, steps=args.steps, duration=args.duration)
     sounds = generated(args.sounds, prompts) if args.sounds else \
         recordings(args.recordings, prompts, args.each, args.seed)
     verdict = judge(sounds, prompts)

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +133,33 @@ def test_captions_of_either_folder_reach_the_pair(tmp_path: Path) -> None:
     (reference / "metadata.csv").write_text("file_name,text\n../made/x.wav,rain\n", encoding="utf-8")
     with pytest.raises(DataError, match="lies outside"):
         find_clips(reference)
+
+
+class Words(Bands):
+    """Bands without classes, and the two words "low" and "high" in their space."""
+
+    name, title, classes = "words", "Words", ()
+
+    def embed_text(self, sentences: Sequence[str]) -> np.ndarray:
+        low = self.embed(dark(noise(9))).clip
+        return np.stack([low if "low" in s else low[::-1] for s in sentences])
+
+
+def test_a_clap_score_needs_captions_and_falls_with_wrong_ones(tmp_path: Path) -> None:
+    scores = []
+    for said in ("low", "high", None):
+        folder = fill(tmp_path / str(said), {f"{i}": dark(noise(i)) for i in range(3)})
+        if said:
+            (folder / "0.txt").write_text(f"a {said} noise", encoding="utf-8")
+            (folder / "2.txt").write_text(f"a {said} noise", encoding="utf-8")
+        report = evaluate(find_clips(folder), find_clips(folder), [Words()])
+        scores += [f.value for f in report.figures if f.name == "CLAP score (Words)"]
+        assert said is None or [f.n for f in report.figures if "CLAP" in f.name] == ["2 sounds"]
+        assert any("No CLAP score" in note for note in report.notes) == (said is None)
+        assert not any("Inception" in f.name for f in report.figures)
+    assert len(scores) == 2
+    assert scores[0] > 0.95
+    assert scores[1] < 0
 
 
 def test_bad_folders_are_one_sentence(tmp_path: Path) -> None:
