@@ -56,6 +56,8 @@ def train(stage: Stage, draws: Draws, held: Draws | None, config: TrainConfig, r
 
 
 class Loop:
+    """A stage on its way: how far it is, how long it took, what was saved."""
+
     def __init__(self, stage: Stage, draws: Draws, held: Draws | None, config: TrainConfig, run: Path,
                  watch: Callable[[Told], None], sample: Callable[[int], None] | None) -> None:
         self.stage, self.draws, self.held, self.config, self.run = stage, draws, held, config, run
