@@ -1,0 +1,44 @@
+"""`python -m benchmarks`: measure, and write RESULTS.md."""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks import commands, networks
+from benchmarks.measure import Options, machine
+
+OUT = Path(__file__).resolve().parent / "RESULTS.md"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the parts that were asked for; all of them take about twelve minutes on two cores."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("--only", action="append", metavar="PART", help="unet, decode, training, command, clip or defaults")
+    parser.add_argument("--quick", action="store_true", help="small networks, one run each: that it works, not how fast")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, help="of the CPU (all)")
+    parser.add_argument("--out", type=Path, default=OUT, help="the report (benchmarks/RESULTS.md)")
+    given = parser.parse_args(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    options = Options(given.device, given.quick, 1 if given.quick else 3)
+    parts = networks.sections(options) | commands.sections(options)
+    unknown = sorted(set(given.only or ()) - parts.keys())
+    if unknown:
+        parser.error(f"no part '{unknown[0]}'; there are {', '.join(parts)}")
+    report = ["# Timings", "", "Written by `python -m benchmarks`; not edited. Weights are random, sizes the published ones.",
+              "Runs take turns and medians are given; a ratio is the first line's time over the line's own (larger is faster),",
+              "an error the norm of the difference of the outputs over the first line's norm.", "", *machine(options), ""]
+    for name, part in parts.items():
+        if not given.only or name in given.only:
+            begin = time.perf_counter()
+            report.append(part())
+            print(f"{name}: {time.perf_counter() - begin:.0f} s")
+            given.out.write_text("\n".join(report), encoding="utf-8")
+    print(f"written: {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""One clip in a process of its own, so that its time and memory are its own: `python -m benchmarks.child WHOSE FOLDER ...`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PROMPT = "rain on a tin roof"
+
+
+def theirs(folder: Path, dtype: str, device: str, steps: int, seconds: float) -> tuple[float, float, Any]:
+    """(seconds to load, seconds to generate, wave) by diffusers' pipeline."""
+    import torch
+    from diffusers import AudioLDM2Pipeline
+
+    begin = time.perf_counter()
+    pipeline = AudioLDM2Pipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).to(device)
+    loaded = time.perf_counter()
+    pipeline.set_progress_bar_config(disable=True)
+    wave = pipeline(PROMPT, num_inference_steps=steps, guidance_scale=3.5, audio_length_in_s=seconds,
+                    generator=torch.Generator("cpu").manual_seed(0)).audios[0]
+    return loaded - begin, time.perf_counter() - loaded, wave
+
+
+def ours(folder: Path, dtype: str, device: str, steps: int, seconds: float, sampler: str) -> tuple[float, float, Any]:
+    """The same by this project."""
+    import audiogen.checkpoint
+    import audiogen.pipeline  # noqa: F401
+    from audiogen.hub import load
+
+    begin = time.perf_counter()
+    pipeline = load(str(folder), device, dtype)
+    loaded = time.perf_counter()
+    wave = pipeline.generate([PROMPT], steps=steps, guidance=3.5, duration=seconds, sampler=sampler, seeds=[0]).audio[0].numpy()
+    return loaded - begin, time.perf_counter() - loaded, wave
+
+
+def main() -> None:
+    import numpy as np
+    import torch
+
+    task = json.loads(sys.argv[1])
+    torch.set_num_threads(task["threads"])
+    make = theirs if task["whose"] == "diffusers" else ours
+    given = {k: task[k] for k in ("dtype", "device", "steps", "seconds", "sampler") if k in task}
+    load, generate, wave = make(Path(task["folder"]), **given)
+    np.save(task["out"], np.asarray(wave, dtype=np.float32))
+    print(json.dumps({"load": load, "generate": generate}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Whole commands and whole clips, each in a process of its own: seconds, and the most memory that it held."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import published
+from benchmarks.measure import Options, Row, duration, relative, table
+
+DEFAULT_STEPS, SHARED_STEPS = (200, 20), 5                       # diffusers' and ours; where both do as many
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Finished:
+    seconds: float                                               # from the start of the process to its end
+    gigabytes: float                                             # its largest resident set
+    printed: str
+
+
+def spend(*command: str) -> Finished:
+    """Run a command to its end; raises RuntimeError with what it said if it fails."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    printed, complained = process.stdout.read(), process.stderr.read()     # type: ignore[union-attr]
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)}: {complained[-2000:]}")
+    return Finished(time.perf_counter() - begin, usage.ru_maxrss / 1e6, printed)
+
+
+@cache
+def folder(quick: bool) -> tuple[tempfile.TemporaryDirectory, Path]:
+    """A published AudioLDM 2 folder that lives as long as this process."""
+    home = tempfile.TemporaryDirectory(prefix="audiogen-bench-")
+    published.write_audioldm2(Path(home.name), quick)
+    return home, Path(home.name)
+
+
+def clip(options: Options, whose: str, dtype: str, steps: int, **more: Any) -> tuple[Finished, dict[str, float], torch.Tensor]:
+    """One clip of AudioLDM 2 in a new process: (the process, seconds to load and to generate, wave)."""
+    with tempfile.TemporaryDirectory() as out:
+        task = {"whose": whose, "folder": str(folder(options.quick)[1]), "dtype": dtype, "device": options.device, "steps": steps,
+                "seconds": 0.64 if options.quick else 10.24, "threads": torch.get_num_threads(), "out": f"{out}/wave.npy", **more}
+        done = spend(sys.executable, "-m", "benchmarks.child", json.dumps(task))
+        return done, json.loads(done.printed.splitlines()[-1]), torch.from_numpy(np.load(f"{out}/wave.npy"))
+
+
+def clips(options: Options) -> str:
+    """Load, generate and memory, at equal steps."""
+    steps = 2 if options.quick else SHARED_STEPS
+    ddim = {"sampler": "ddim"}
+    kinds: dict[str, tuple[str, str, dict[str, str]]] = {
+        "diffusers, float32": ("diffusers", "float32", {}), "audiogen, float32": ("audiogen", "float32", ddim),
+        "diffusers, bfloat16": ("diffusers", "bfloat16", {}), "audiogen, bfloat16": ("audiogen", "bfloat16", ddim)}
+    weights = sum(f.stat().st_size for f in folder(options.quick)[1].rglob("*.safetensors")) / 1e9
+    done = {name: clip(options, whose, dtype, steps, **more) for name, (whose, dtype, more) in kinds.items()}
+    (_, first, reference), *_ = done.values()
+    load, make, memory = [], [], []
+    for name, (process, took, wave) in done.items():
+        load.append(Row(name, duration(took["load"]), first["load"] / took["load"]))
+        make.append(Row(name, duration(took["generate"]), first["generate"] / took["generate"],
+                        None if wave is reference else relative(wave, reference)))
+        share = process.gigabytes / (weights / 2)
+        memory.append(Row(name, f"{process.gigabytes:.2f} GB", note=f"{share:.2f} of the weights in bfloat16"))
+    note = f"AudioLDM 2, base size ({weights:.1f} GB in float32), one process each."
+    return "\n".join((table("Load from disk", note, load),
+                      table(f"A 10.24 s clip, {steps} DDIM steps on both sides", "The text included, loading not.", make),
+                      table("Peak memory of a whole process", "Resident, mapped weights included.", memory)))
+
+
+def defaults(options: Options) -> str:
+    """A clip as each side makes it when it is told nothing: once."""
+    theirs, ours = (2, 2) if options.quick else DEFAULT_STEPS
+    _, first, _ = clip(options, "diffusers", "float32", theirs)
+    _, second, _ = clip(options, "audiogen", "auto", ours, sampler="dpmpp-2m")
+    return table("A 10.24 s clip at defaults", "AudioLDM 2, one run each.", [
+        Row(f"diffusers: {theirs} DDIM steps, float32", duration(first["generate"]), 1.0),
+        Row(f"audiogen: {ours} steps of DPM-Solver++ 2M", duration(second["generate"]), first["generate"] / second["generate"])])
+
+
+def command(options: Options) -> str:
+    """The command as a user meets it, with the default model."""
+    from audiogen.hub import DEFAULT, packaged
+
+    tiny = options.quick or packaged(DEFAULT) is None
+    model = str(ROOT / "tests/checkpoints/audioldm-tiny") if tiny else DEFAULT
+    length, lines = ("0.5", 2) if options.quick else ("5", 8)
+    start = [sys.executable, "-m", "audiogen"]
+    with tempfile.TemporaryDirectory() as out:
+        prompts = Path(out, "prompts.txt")
+        prompts.write_text("".join(f"a dog barking, take {i}\n" for i in range(lines)))
+        helped = [spend(*start, "--help").seconds for _ in range(options.repeats)]
+        made = [spend(*start, "generate", "rain on a tin roof", "-m", model, "-d", length, "-o", f"{out}/{i}.wav")
+                for i in range(options.repeats)]
+        batch = spend(*start, "batch", str(prompts), "-m", model, "-d", length, "-o", f"{out}/batch")
+        count = len(list(Path(out, "batch").rglob("*.wav")))
+    warm = _warm(model, float(length), options)
+    shown = "the tiny test model" if tiny else f"the default model, {DEFAULT}"
+    return table(f"The command, with {shown}", "From the start of the process to its end, the files written.", [
+        Row("`audiogen --help`", duration(sorted(helped)[len(helped) // 2])),
+        Row(f"`audiogen generate`, {length} s clip, cold", duration(sorted(m.seconds for m in made)[len(made) // 2]),
+            note=f"{max(m.gigabytes for m in made):.2f} GB at most"),
+        Row(f"generate, {length} s clip, loaded and warm", duration(warm), note="in Python"),
+        Row(f"`audiogen batch`, {lines} prompts of {length} s", f"{60 * count / batch.seconds:.0f} clips a minute",
+            note=f"start-up included; {batch.gigabytes:.2f} GB at most")])
+
+
+def _warm(model: str, seconds: float, options: Options) -> float:
+    from audiogen.hub import load
+
+    pipeline = load(model, options.device)
+    times = []
+    for i in range(options.repeats + 1):
+        begin = time.perf_counter()
+        pipeline.generate(["rain on a tin roof"], duration=seconds, seeds=[i])
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[len(times[1:]) // 2]
+
+
+def sections(options: Options) -> dict[str, Callable[[], str]]:
+    """Title and body of each part, by the names of --only."""
+    return {"command": lambda: command(options), "clip": lambda: clips(options), "defaults": lambda: defaults(options)}

@@ -1,0 +1,124 @@
+"""Taking turns, machine facts and rows: what every figure of the report is made of."""
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Options:
+    """How everything is measured."""
+
+    device: str = "cpu"
+    quick: bool = False                                          # small networks and few runs: a check, not a measurement
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Timed:
+    seconds: float                                               # median
+    runs: int
+    output: Tensor | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table; `ratio` is the reference's figure over this one's."""
+
+    name: str
+    figure: str
+    ratio: float | None = None
+    error: float | None = None                                   # of the outputs, relative, in norm
+    note: str = ""
+
+
+def alternate(runs: dict[str, Callable[[], Tensor]], options: Options, warm: bool = True) -> dict[str, Timed]:
+    """Each run in turn, round after round (so that a slow minute slows them all): medians and last outputs."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    outputs: dict[str, Tensor] = {}
+    for i in range(options.repeats + warm):
+        for name, run in runs.items():
+            gc.collect()
+            _finish(options.device)
+            begin = time.perf_counter()
+            out = run()
+            _finish(options.device)
+            if i >= warm:
+                times[name].append(time.perf_counter() - begin)
+            outputs[name] = out.detach().float().cpu()
+    return {name: Timed(statistics.median(t), len(t), outputs[name]) for name, t in times.items()}
+
+
+def _finish(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def rows(timed: dict[str, Timed]) -> list[Row]:
+    """Rows of runs that were timed together; the first is the reference."""
+    first, *_ = timed.values()
+    out = []
+    for i, (name, t) in enumerate(timed.items()):
+        error = relative(t.output, first.output) if i and t.output is not None and first.output is not None else None
+        out.append(Row(name, duration(t.seconds), first.seconds / t.seconds, error, f"median of {t.runs}"))
+    return out
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Norm of the difference over the norm of the reference b."""
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.2 else f"{1000 * seconds:.1f} ms"
+
+
+def table(title: str, note: str, lines: list[Row]) -> str:
+    """A section of the report."""
+    out = [f"## {title}", "", note, "", "| | figure | ratio | relative error | |", "|---|---|---|---|---|"]
+    for r in lines:
+        ratio = "" if r.ratio is None else f"{r.ratio:.2f}x"
+        error = "" if r.error is None else f"{r.error:.1e}"
+        out.append(f"| {r.name} | {r.figure} | {ratio} | {error} | {r.note} |")
+    return "\n".join(out) + "\n"
+
+
+def machine(options: Options) -> list[str]:
+    """What the figures were taken on; no name of the host."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = found[0] if found else model
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "diffusers", "transformers"))
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    peaks = ", ".join(f"{matmul_peak(options, kind):.0f} GFLOP/s {name}" for name, kind in kinds.items())
+    vectors = torch.backends.cpu.get_cpu_capability()
+    out = [f"- CPU: {model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {vectors}",
+           f"- Python {platform.python_version()}, {versions}", f"- best matrix product (2048 x 2048 x 2048): {peaks}"]
+    if options.device.startswith("cuda"):
+        out.insert(0, f"- GPU: {torch.cuda.get_device_name()}")
+    return out
+
+
+def matmul_peak(options: Options, dtype: torch.dtype) -> float:
+    """GFLOP/s of the fastest of a few products."""
+    n = 256 if options.quick else 2048
+    a, b = (torch.randn(n, n, device=options.device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        _finish(options.device)
+        begin = time.perf_counter()
+        a @ b
+        _finish(options.device)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * n**3 / best / 1e9

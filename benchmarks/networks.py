@@ -1,0 +1,153 @@
+"""Networks by themselves, theirs and ours on the same weights and inputs."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audiogen.config import AutoencoderConfig, UNetConfig, VocoderConfig
+from audiogen.diffusion.conditioning import Conditioning
+from audiogen.models.autoencoder import Autoencoder
+from audiogen.models.hifigan import HifiGan
+from audiogen.models.unet import Attended, UNet
+from benchmarks import published
+from benchmarks.measure import Options, Row, alternate, rows, table
+
+CONFIGS = {
+    "audioldm2": UNetConfig(transformers=(None, 0, 1), context_dims=(768, 1024)),
+    "audioldm-s": UNetConfig(transformers=(None,), context_dims=(), film_dim=512),
+    "auffusion": UNetConfig(in_channels=4, out_channels=4, channels=(320, 640, 1280, 1280), attention=(True, True, True, False)),
+}
+
+
+def same(ours: Callable[[], nn.Module], reference: nn.Module) -> Any:
+    """Our module with the reference's weights (shared, not copied)."""
+    with torch.device("meta"):
+        module = ours()
+    module.load_state_dict(reference.state_dict(), assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def conditioning(family: str) -> tuple[dict[str, Tensor], Conditioning]:
+    """A guided pair of texts, as diffusers' U-Net takes it and as ours does."""
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+    if family == "audioldm-s":
+        film = normal(2, 512)
+        return {"encoder_hidden_states": None, "class_labels": film}, Conditioning(film=film)      # type: ignore[dict-item]
+    if family == "auffusion":
+        context = normal(2, 77, 768)
+        return {"encoder_hidden_states": context}, Conditioning((context,), (None,))
+    first, second = normal(2, 8, 768), normal(2, 12, 1024)
+    mask = torch.arange(12) < torch.tensor([[3], [12]])
+    return ({"encoder_hidden_states": first, "encoder_hidden_states_1": second, "encoder_attention_mask_1": mask},
+            Conditioning((first, second), (None, mask)))
+
+
+def converted(given: dict[str, Tensor], device: str, dtype: torch.dtype) -> dict[str, Any]:
+    return {k: v if v is None else v.to(device) if v.dtype == torch.bool else v.to(device, dtype) for k, v in given.items()}
+
+
+@torch.inference_mode()
+def unet_steps(family: str, options: Options) -> list[Row]:
+    """One guided evaluation (a batch of two) for 10.24 s."""
+    config = CONFIGS[family]
+    if options.quick:
+        config = UNetConfig(**(vars(config) | {"channels": (32, 32, 64, 64)}))
+    reference = published.drawn(published.unet, family, options.quick)
+    ours = same(lambda: UNet(config), reference)
+    given, cond = conditioning(family)
+    size = (8, 8) if options.quick else published.LATENTS[family][1:]
+    x = torch.randn(2, config.in_channels, *size, generator=torch.Generator().manual_seed(2))
+    step, device = torch.tensor([481.0, 481.0], device=options.device), options.device
+
+    def theirs_in(dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], Tensor]:
+        net = reference if dtype == torch.float32 else copy.deepcopy(reference)
+        net = net.to(device, dtype, memory_format=layout)
+        inputs, noisy = converted(given, device, dtype), x.to(device, dtype, memory_format=layout)
+        return lambda: net(noisy, step, **inputs).sample
+
+    def ours_in(dtype: torch.dtype) -> Callable[[], Tensor]:
+        net = (ours if dtype == torch.float32 else copy.deepcopy(ours)).to(device, dtype)
+        attended, noisy = Attended(cond.to(device, dtype)), x.to(device, dtype)
+        return lambda: net(noisy, step, attended)
+
+    runs = {"diffusers, float32": theirs_in(torch.float32, torch.contiguous_format), "audiogen, float32": ours_in(torch.float32),
+            "diffusers, bfloat16, channels last": theirs_in(torch.bfloat16, torch.channels_last),
+            "audiogen, bfloat16": ours_in(torch.bfloat16)}
+    large = family == "auffusion" and not options.quick and options.device == "cpu"
+    return rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats), warm=not large))
+
+
+@torch.inference_mode()
+def decoders(options: Options) -> dict[str, list[Row]]:
+    """From latents to mel and from mel to wave, 10.24 s, float32 on both sides."""
+    frames = 64 if options.quick else 1024
+    widths = (32, 32, 32) if options.quick else (128, 256, 512)
+    device = options.device
+    vae = published.drawn(published.autoencoder, options.quick).to(device)
+    z = torch.randn(1, 8, frames // 4, 16, device=device)
+    our_vae = same(lambda: Autoencoder(AutoencoderConfig(channels=widths)), vae)
+    gan = published.drawn(published.vocoder, options.quick).to(device)
+    mel = torch.randn(1, frames, 64, device=device) * 2 - 5
+    our_gan = same(lambda: HifiGan(VocoderConfig(channels=64 if options.quick else 1024)), gan)
+    images = {"diffusers": lambda: vae.decode(z).sample, "audiogen": lambda: our_vae.decode(z)}
+    waves = {"transformers": lambda: gan(mel), "audiogen": lambda: our_gan(mel.transpose(1, 2))}
+    return {"autoencoder": rows(alternate(images, options)), "vocoder": rows(alternate(waves, options))}
+
+
+def training(options: Options) -> list[Row]:
+    """Forward, backward and AdamW on 16 clips of 5 s, bfloat16 autocast and channels last on both sides."""
+    from diffusers import UNet2DConditionModel
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    channels = (32, 32, 64) if options.quick else (96, 192, 288)
+    config = UNetConfig(channels=channels, attention=(False, True, True), heads=(4, 4, 4), context_dims=(384,))
+    reference = UNet2DConditionModel(
+        in_channels=8, out_channels=8, block_out_channels=channels, cross_attention_dim=384, layers_per_block=2,
+        attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+    ours = UNet(config)
+    ours.load_state_dict(reference.state_dict())
+    batch, length = (2, 16) if options.quick else (16, 64)
+    z, noise = torch.randn(2, batch, 8, length, 8, device=options.device)
+    context, step = torch.randn(batch, 12, 384, device=options.device), torch.arange(batch, device=options.device) * 50.0
+    device = options.device.split(":")[0]
+
+    def stepper(net: nn.Module, ask: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+        net.train().to(options.device, memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-9, fused=True)
+        plain = [SDPBackend.MATH] if device == "cpu" and isinstance(net, UNet) else [*SDPBackend.__members__.values()][1:5]
+
+        def run() -> Tensor:
+            x = (z + noise).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device, torch.bfloat16), sdpa_kernel(plain):
+                loss = (ask(x).float() - noise).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return loss.detach()[None]
+
+        return run
+
+    runs = {"diffusers": stepper(reference, lambda x: reference(x, step, encoder_hidden_states=context).sample),
+            "audiogen": stepper(ours, lambda x: ours(x, step, Conditioning((context,), (None,))))}
+    return rows(alternate(runs, options))
+
+
+def sections(options: Options) -> dict[str, Callable[[], str]]:
+    """Title and body of each part, by the names of --only."""
+    def unet() -> str:
+        return "\n".join(table(f"One guided U-Net step: {family}", "Batch of two, 10.24 s.", unet_steps(family, options))
+                         for family in published.FAMILIES)
+
+    def decode() -> str:
+        parts = decoders(options)
+        return "\n".join(table(f"Latents to sound: {name}", "10.24 s, float32.", lines) for name, lines in parts.items())
+
+    return {"unet": unet, "decode": decode,
+            "training": lambda: table("A training step", "26 M parameters, 16 clips; bfloat16 autocast, channels last.",
+                                      training(options))}

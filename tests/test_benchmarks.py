@@ -1,0 +1,56 @@
+"""The benchmark runs at small sizes, compares the same networks, and its report says what was measured."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import networks, published
+from benchmarks.__main__ import main
+from benchmarks.measure import Options, alternate, relative, rows
+
+QUICK = Options(quick=True, repeats=1)
+
+
+@pytest.mark.parametrize("family", published.FAMILIES)
+def test_unet_steps_compare_equal_networks(family: str) -> None:
+    reference, ours, *half = networks.unet_steps(family, QUICK)
+    assert reference.ratio == 1.0
+    assert ours.error is not None
+    assert ours.error < 1e-5                                     # the same weights and the same inputs
+    assert all(1e-4 < line.error < 5e-2 for line in half if line.error is not None)      # rounded, but the same too
+    assert len(half) == 2
+
+
+def test_decoders_agree() -> None:
+    for reference, ours in networks.decoders(QUICK).values():
+        assert reference.error is None
+        assert ours.error is not None
+        assert ours.error < 1e-4
+
+
+def test_rows_take_turns_and_tell_differences() -> None:
+    order = []
+
+    def run(name: str, value: float) -> torch.Tensor:
+        order.append(name)
+        return torch.full((4,), value)
+
+    timed = alternate({"a": lambda: run("a", 1.0), "b": lambda: run("b", 1.5)}, Options(repeats=2))
+    assert order == ["a", "b"] * 3                               # the first round warms up
+    first, second = rows(timed)
+    assert (first.ratio, first.error) == (1.0, None)
+    assert second.error == pytest.approx(0.5)
+    assert relative(torch.ones(3), torch.ones(3)) == 0
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    main(["--quick", "--only", "decode", "--out", str(tmp_path / "report.md")])
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| audiogen \| [\d.]+ m?s \| [\d.]+x \| \d\.\de-\d+ \|", text)
+    assert f"torch {torch.__version__}" in text
+    assert "U-Net" not in text                                   # only what was asked for
+    with pytest.raises(SystemExit):
+        main(["--only", "nonsense"])
+    assert "no part 'nonsense'" in capsys.readouterr().err
