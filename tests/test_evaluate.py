@@ -18,6 +18,7 @@ from audiogen.evaluate.clips import find_clips, held_out, pair
 from audiogen.evaluate.embed import Embedding
 from audiogen.evaluate.model import Codec, evaluate_model
 from audiogen.evaluate.report import Report, evaluate, write_report
+from audiogen.pipeline import Pipeline
 from audiogen.recipe import derive_seed
 from audiogen.settings import Settings
 
@@ -235,15 +236,14 @@ def test_held_out_recordings_have_captions_and_were_not_trained_on(tmp_path: Pat
     assert [c.name for c in held_out(find_clips(folder), 5)] == ["0", "1"]
 
 
-def test_a_model_is_evaluated_on_recordings(tmp_path: Path) -> None:
-    from audiogen import hub
-
+def test_a_model_is_evaluated_on_recordings(tmp_path: Path, load: Callable[[str], Pipeline]) -> None:
+    pipeline = load("audioldm-tiny")
     folder = fill(tmp_path / "data", {f"a/{i}": noise(i, 0.3 + 0.1 * i) for i in range(3)})
     for i in range(3):
         (folder / "a" / f"{i}.txt").write_text(f"sound number {i}", encoding="utf-8")
     clips = held_out(find_clips(folder), 9)
     seen: list[tuple[int, int]] = []
-    report, sets = evaluate_model(Codec.load(TINY), hub.load(str(TINY), "cpu"), clips, [Bands()], tmp_path / "out",
+    report, sets = evaluate_model(Codec.load(TINY), pipeline, clips, [Bands()], tmp_path / "out",
                                   Settings(duration=0.5, steps=2), 5, lambda done, total: seen.append((done, total)))
     names = [f.name for f in report.figures]
     assert "Log-mel L1, VAE (the model's mel)" in names
@@ -256,7 +256,7 @@ def test_a_model_is_evaluated_on_recordings(tmp_path: Path) -> None:
     assert [soundfile.info(c.path).frames for c in sets["generated"]] == [RATE // 2] * 3
     assert [soundfile.info(c.path).frames for c in sets["reconstructed"]] == [int((0.3 + 0.1 * i) * RATE) for i in range(3)]
     seed = derive_seed(5, "a/1")
-    alone = hub.load(str(TINY), "cpu").generate(["sound number 1"], Settings(duration=0.5, steps=2), [seed]).audio[0]
+    alone = pipeline.generate(["sound number 1"], Settings(duration=0.5, steps=2), [seed]).audio[0]
     stored = soundfile.read(tmp_path / "out" / "generated" / "a" / "1.wav")[0]
     np.testing.assert_allclose(stored, alone.numpy(), atol=1e-4)
     assert [c.caption for c in find_clips(tmp_path / "out" / "generated")] == [f"sound number {i}" for i in range(3)]

