@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from audiogen.diffusion.sampling import Denoise
@@ -68,7 +69,8 @@ def shared(denoise: Denoise, unet: UNet, maps: Mapping[int, Tensor], cross_until
     """
     def follow(matrix: Tensor) -> Edit:
         def edit(p: Tensor) -> Tensor:
-            m = matrix.to(p)
+            more = p.shape[-1] - matrix.shape[1]                 # what is guided away from may be longer
+            m = F.pad(matrix, (0, more, 0, more)).to(p)
             own = 1 - m.sum(dim=0).clamp(max=1)                  # (L',)
             return torch.cat([p[:-1], (p[-2] @ m + p[-1] * own)[None]])
         return edit
@@ -110,7 +112,7 @@ class Watched:
         while h * w > p.shape[2]:                                # the layer's map: halved some times, rounded up
             h, w = -(-h // 2), -(-w // 2)
         maps = p[-1].float().mean(dim=0).T.unflatten(1, (h, w))  # (L, h', w')
-        maps = torch.nn.functional.interpolate(maps[None], size=tuple(size), mode="bilinear")[0].permute(1, 2, 0).cpu()
+        maps = F.interpolate(maps[None], size=tuple(size), mode="bilinear")[0].permute(1, 2, 0).cpu()
         self.total = maps if self.total is None else self.total + maps
         self.count += 1
         return p
