@@ -116,7 +116,11 @@ def build(name: str, run: Path, config: TrainConfig, machine: Machine, fresh: bo
     encoder = load_text_encoder(run / "text", model.text, read_folder, machine.device, torch.float32)
 
     def encode(text: str) -> Conditioning:
-        return encoder.encode(text, None, False)[0]
+        if text:
+            return encoder.encode(text, None, False)[0]
+        away = encoder.encode("", None, True)[1]                 # what this model is guided away from
+        assert away is not None
+        return away
 
     return DiffusionStage(model, config.diffusion, machine, unet, autoencoder, encode, fresh)
 
