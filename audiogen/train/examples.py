@@ -72,6 +72,8 @@ class Drawer:
             count[c.label] = count.get(c.label, 0) + 1
         each = [weights.get(c.label, 1.0) * (count[c.label] ** (config.balance - 1) if c.label else 1.0) for c in clips]
         self.cumulative = np.cumsum(each)
+        if not self.cumulative[-1] > 0:
+            raise DataError(f"{config.words} gives every label of this data the weight 0: nothing is left to draw.")
 
     def batch(self, step: int, items: range, seconds: float) -> Examples:
         """Examples number `items` of step `step`, each `seconds` long."""

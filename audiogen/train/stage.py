@@ -52,7 +52,7 @@ class Stage:
         self.settings = config
         self.modules = {k: m.to(machine.device).train() for k, m in modules.items()}
         self.optimizers = {k: self.optimizer(m.parameters()) for k, m in self.modules.items()}
-        self.scaler = torch.amp.GradScaler(enabled=machine.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(machine.device.split(":")[0], enabled=machine.dtype == torch.float16)
         self.mel = Mel(model.mel).to(machine.device)
         kept = {k: m for k, m in self.modules.items() if k not in self.helpers}
         self.average = {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in kept.items()}
