@@ -183,7 +183,7 @@ def first(work: Callable[[], T]) -> T:
     if error is not None:
         raise error
     if not box[0][1]:
-        raise SystemExit(1)
+        raise SystemExit(0)                                      # torchrun would stop rank 0 before it has said why
     return box[0][0]                                             # type: ignore[return-value]
 
 

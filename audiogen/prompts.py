@@ -181,7 +181,7 @@ def _unique(found: Iterator[tuple[int, Cells | str]], count: int) -> Listing:
             names = {name.casefold(): name for take in takes(row) for name in take}
             for key, name in names.items():
                 if key in seen:
-                    raise SettingsError(f"the id '{name}' stands in line {seen[key]} already")
+                    raise SettingsError(f"the id '{name}' stands in line {seen[key]} already (capitals do not count)")
             seen.update(dict.fromkeys(names, line))
             rows.append(row)
         except SettingsError as error:

@@ -81,10 +81,11 @@ def batch(
     read = partial(read_list, source, list_format and list_format.lower().removeprefix("."), count)
     from audiogen import distributed, hub
 
-    show = Show(source, overwrite, spectrogram, quiet or distributed.rank() > 0, as_json)
+    where = "standard input" if source == "-" else source
+    show = Show(where, overwrite, spectrogram, quiet or distributed.rank() > 0, as_json)
     with distributed.joined(hub.pick_device(device), timedelta(days=30)) as own_device:
         failed = _run(read, base, out, kind, size, own_device, show)
-    if failed:
+    if failed and distributed.rank() == 0:                       # torchrun stops all at the first that fails
         raise typer.Exit(1)
 
 
@@ -137,7 +138,8 @@ def _run(read: Callable[[], Listing], base: Recipe, out: Path, kind: str, size: 
     failed = sum("error" in entry for entry in entries)
     made = len(entries) - failed
     if not show.quiet and not show.as_json:
-        console.say(f"{out / manifest.NAME}: {made} sound{'s' * (made != 1)}" + (f", {failed} failed" if failed else ""))
+        told = f", {failed} failed" if failed else ""
+        console.say(f"{out / manifest.NAME}: {made} sound{'s' * (made != 1)}{told}")
     return failed
 
 
