@@ -6,10 +6,10 @@ or sounds with .txt files of the same name, or one sub-folder per label; or it i
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -216,10 +216,13 @@ def _sharded(shards: list[Path], rate: int) -> Iterator[tuple[Clip, Array | str,
         if suffix is None:
             continue
         row = json.loads(item["json"]) if "json" in item else {"text": item.get("txt", b"").decode("utf-8", "replace")}
-        try:
-            wave: Array | str = read(io.BytesIO(item[suffix]), rate)[0].numpy()          # type: ignore[arg-type]
-        except (AudioError, RuntimeError):
-            wave = "broken"
+        with tempfile.NamedTemporaryFile(suffix=f".{suffix}") as file:
+            file.write(item[suffix])
+            file.flush()
+            try:
+                wave: Array | str = read(file.name, rate)[0].numpy()
+            except (AudioError, RuntimeError):
+                wave = "broken"
         yield _row({**row, "file_name": f"{item['__key__']}.{suffix}"}, shards[0].parent, 0), wave, 0
 
 
