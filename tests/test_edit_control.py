@@ -138,7 +138,8 @@ def test_weights_reach_the_sound() -> None:
 
 
 def test_tokens_are_found_in_the_prompt() -> None:
-    assert locate(["[CLS]", "caf\u00e9", "##s", ",", "two", "[SEP]"], "Caf\u00e9s, two") == [None, (0, 4), (4, 5), (5, 6), (7, 10), None]
+    found = locate(["[CLS]", "caf\u00e9", "##s", ",", "two", "[SEP]"], "Caf\u00e9s, two")
+    assert found == [None, (0, 4), (4, 5), (5, 6), (7, 10), None]
 
 
 def test_alignment_of_words() -> None:

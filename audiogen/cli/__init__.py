@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from audiogen import __version__
 from audiogen.cli import console
 from audiogen.cli.batch import batch
+from audiogen.cli.edit import edit, extend, inpaint, upscale
 from audiogen.cli.evaluate import evaluate
 from audiogen.cli.generate import generate
 from audiogen.cli.info import info
@@ -69,6 +70,22 @@ Examples:
 INFO = """\b
 Example:
   audiogen info rain-on-a-tin-roof-7.wav --json"""
+EDIT = """\b
+Examples:
+  audiogen edit street.wav "a street in heavy rain" --strength 0.6
+  audiogen edit voice.flac "a robot speaks" --strength 0.4 --seed 3 -o robot.flac"""
+INPAINT = """\b
+Examples:
+  audiogen inpaint walk.wav "a dog barks" --span 2.5-4 --span 7-7.8
+  audiogen inpaint walk.wav "birds sing" --band 2000-8000"""
+EXTEND = """\b
+Examples:
+  audiogen extend sea.wav "waves on a beach" --seconds 8
+  audiogen extend engine.wav "an engine starts" --before 2"""
+UPSCALE = """\b
+Examples:
+  audiogen upscale old-phone.wav
+  audiogen upscale dull.wav "a cymbal" --cutoff 4000"""
 TRAIN = """\b
 Examples:
   audiogen train sounds --check
@@ -81,6 +98,10 @@ Examples:
 
 app.command(cls=Command, epilog=GENERATE)(generate)
 app.command(cls=Command, epilog=BATCH)(batch)
+app.command(cls=Command, epilog=EDIT)(edit)
+app.command(cls=Command, epilog=INPAINT)(inpaint)
+app.command(cls=Command, epilog=EXTEND)(extend)
+app.command(cls=Command, epilog=UPSCALE)(upscale)
 app.command(cls=Command, epilog=INFO)(info)
 app.command(cls=Command)(models)
 app.command(cls=Command, epilog=TRAIN)(train)

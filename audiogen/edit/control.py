@@ -39,7 +39,7 @@ def swap(pipeline: Pipeline, order: Order, other: str, cross: float = 0.8, inner
     if context is not None:                                      # as long as the text encoder pads them
         cond, _ = pipeline.condition(plain, [None] * 2, [order.say] * 2, guided=False)
         lengths = (cond.contexts[context].shape[1],) * 2
-    matrix = torch.tensor(align(plain[0], plain[1], tokens[0], tokens[1], lengths))                    # checks the words of every model
+    matrix = torch.tensor(align(plain[0], plain[1], tokens[0], tokens[1], lengths))          # also without a use
     maps = {} if context is None else {context: matrix}
     denoise = pipeline.denoiser(prompts, [order.negative] * 2, [order.say] * 2, settings, levels)
     led = shared(denoise, pipeline.model.unet, maps, *(_level(levels.sigmas, part) for part in (cross, inner)))

@@ -84,9 +84,7 @@ def extend(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, after: flo
     Raises SettingsError if there is nothing to add.
     """
     order = replace(order, prompt=check_prompt(order.prompt))
-    if min(after, before) < 0 or not 0 < after + before <= MAX_DURATION:
-        raise SettingsError(f"A recording cannot be extended by {before:g} s before and {after:g} s after it; give above 0 and "
-                            f"at most {MAX_DURATION:g} in all.")
+    check_added(after, before)
     left, right, own = round(before * rate), round(after * rate), wave.shape[-1]
     around = [_mirrored(wave.flip(-1), left).flip(-1), wave, _mirrored(wave, right)]
     fade = min(FADE, own / rate / 4)
@@ -119,6 +117,13 @@ def check_share(value: float, name: str) -> None:
     """Raises SettingsError for a value outside 0-1."""
     if not 0 <= value <= 1:
         raise SettingsError(f"A {name} of {value:g} is out of range; give 0 to 1.")
+
+
+def check_added(after: float, before: float) -> None:
+    """Raises SettingsError for seconds that cannot be added to a recording."""
+    if min(after, before) < 0 or not 0 < after + before <= MAX_DURATION:
+        raise SettingsError(f"A recording cannot be extended by {before:g} s before and {after:g} s after it; give above 0 and "
+                            f"at most {MAX_DURATION:g} in all.")
 
 
 def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Sequence[Span], band: Span | None,

@@ -1,0 +1,181 @@
+"""`audiogen edit`, `inpaint`, `extend`, `upscale`: recordings that are changed, in their own rate and channels."""
+
+import inspect
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audiogen.cli import console, options
+from audiogen.cli.output import Output, targets
+from audiogen.recipe import Recipe, slug
+from audiogen.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audiogen.edit.paint import Edited, Order
+    from audiogen.pipeline import Pipeline
+
+    Work = Callable[[Pipeline, Tensor, int, Order, Callable[[int, int], None]], Edited]
+
+RECORDING = "The recording"
+Input = Annotated[Path, typer.Argument(metavar="IN", help="A recording: any rate, any number of channels.", show_default=False)]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What should sound.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(
+    "--seed", "-s", help="Same seed, same sound.", show_default="random, and said", rich_help_panel=options.SOUND)]
+Out = Annotated[Path | None, typer.Option(
+    "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.", show_default="here, named after IN",
+    rich_help_panel=options.OUTPUT)]
+Play = Annotated[bool, typer.Option("--play", help="Play the sound when it is there.", rich_help_panel=options.OUTPUT)]
+
+
+@dataclass(frozen=True)
+class How:
+    """The options that all these commands share."""
+
+    recipe: Recipe                                               # without its prompt
+    device: str
+    offline: bool
+    out: Path | None
+    format: str | None
+    overwrite: bool
+    output: Output
+
+
+NOTHING: Any = None                                              # `shared` fills it in
+
+
+def _how(
+    model: options.Model = None, negative: options.Negative = None, steps: options.Steps = None,
+    guidance: options.Guidance = None, guidance_rescale: options.GuidanceRescale = None, sampler: options.Sampler = None,
+    karras: options.Karras = None, eta: options.Eta = None, seed: Seed = None, say: options.Say = None,
+    device: options.Device = "auto", dtype: options.DType = None, offline: options.Offline = False, out: Out = None,
+    format: options.Format = None, spectrogram: options.Spectrogram = False, play: Play = False,
+    overwrite: options.Overwrite = False, quiet: options.Quiet = False, as_json: options.Json = False,
+) -> How:
+    settings = Settings(**options.given(steps=steps, guidance=guidance, rescale=guidance_rescale, sampler=sampler,
+                                        karras=karras, eta=eta))
+    recipe = Recipe("-", secrets.randbelow(2**31) if seed is None else seed, settings, model or "everyday", dtype or "auto",
+                    negative, say)
+    return How(recipe.check(), device, offline, out, format, overwrite, Output("", spectrogram, play, quiet, as_json))
+
+
+def shared(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_how` in place of its last parameter, which receives what they say."""
+    own = list(inspect.signature(command).parameters.values())[:-1]
+    common = list(inspect.signature(_how).parameters.values())
+
+    def run(**given: Any) -> None:
+        mine = {p.name: given.pop(p.name) for p in own}
+        command(**mine, how=_how(**given))
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature([*own, *common])       # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
+    return run
+
+
+@shared
+def edit(
+    source: Input,
+    prompt: Prompt,
+    strength: Annotated[float, typer.Option(
+        help="0 keeps the recording (through the model), 1 ignores it.", rich_help_panel=RECORDING)] = 0.5,
+    how: How = NOTHING,
+) -> None:
+    """Make a recording sound like a prompt, its course kept: a style transfer (SDEdit)."""
+    from audiogen.edit import paint
+
+    paint.check_share(strength, "strength")
+    _run("edit", source, prompt, how, lambda p, wave, rate, order, watch: paint.edit(p, wave, rate, order, strength, watch),
+         {"strength": strength})
+
+
+@shared
+def inpaint(
+    source: Input,
+    prompt: Prompt,
+    span: Annotated[list[str] | None, typer.Option(
+        help="Seconds to paint anew, as 2.5-4; may be repeated.", show_default="all, with --band",
+        rich_help_panel=RECORDING)] = None,
+    band: Annotated[str | None, typer.Option(
+        help="Paint only these Hz, as 2000-8000.", show_default="all", rich_help_panel=RECORDING)] = None,
+    how: How = NOTHING,
+) -> None:
+    """Paint spans of a recording anew; everywhere else its own samples stay."""
+    if not span and band is None:
+        raise options.UsageFault("Say what to paint, for example --span 2.5-4 or --band 2000-8000.")
+    from audiogen.edit import paint
+    from audiogen.edit.places import read_span
+
+    spans = [read_span(s) for s in span or []]
+    hertz = None if band is None else read_span(band, "band", "Hz")
+    _run("inpaint", source, prompt, how,
+         lambda p, wave, rate, order, watch: paint.inpaint(p, wave, rate, order, spans, hertz, watch),
+         {"spans": spans, "band": hertz}, lambda seconds: paint.check_spans(spans, seconds))
+
+
+@shared
+def extend(
+    source: Input,
+    prompt: Prompt,
+    seconds: Annotated[float, typer.Option(help="How long it goes on after its end.", show_default="0",
+                                           rich_help_panel=RECORDING)] = 0.0,
+    before: Annotated[float, typer.Option(help="How many seconds earlier it begins.", show_default="0",
+                                          rich_help_panel=RECORDING)] = 0.0,
+    how: How = NOTHING,
+) -> None:
+    """Continue a recording beyond its end, or let it begin earlier; its own samples stay."""
+    from audiogen.edit import paint
+
+    paint.check_added(seconds, before)
+    _run("extend", source, prompt, how,
+         lambda p, wave, rate, order, watch: paint.extend(p, wave, rate, order, seconds, before, watch),
+         {"after": seconds, "before": before})
+
+
+@shared
+def upscale(
+    source: Input,
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What sounds there, if you want to say it.",
+                                          show_default=False)] = "",
+    cutoff: Annotated[float | None, typer.Option(
+        help="Hz above which to paint.", show_default="where the recording ends", rich_help_panel=RECORDING)] = None,
+    how: How = NOTHING,
+) -> None:
+    """Paint the upper band that a dull recording lacks (super-resolution)."""
+    from audiogen.edit import paint
+
+    _run("upscale", source, prompt, how, lambda p, wave, rate, order, watch: paint.upscale(p, wave, rate, order, cutoff, watch),
+         {"cutoff": cutoff})
+
+
+def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra: dict[str, Any],
+         check: Callable[[float], Any] = lambda seconds: None) -> None:
+    """Read the recording, change it, write what came out with the recipe of it. Only `upscale` does without a prompt."""
+    from audiogen.audio import read
+    from audiogen.edit.paint import Order
+
+    recipe = replace(how.recipe, prompt=prompt)
+    recipe = recipe.check() if prompt or command != "upscale" else recipe
+    wave, rate = read(source, mono=False)
+    check(wave.shape[-1] / rate)
+    name = f"{slug(source.stem) or 'sound'}-{command}-{recipe.seed}"
+    [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.spectrogram)
+    options.go_offline(how.offline)
+    with console.progress(f"loading {recipe.model}", how.output.quiet):
+        from audiogen import hub
+
+        pipeline = hub.load(recipe.model, how.device, recipe.dtype)
+    began = time.perf_counter()
+    with console.progress(command, how.output.quiet) as watch:
+        order = Order(recipe.prompt, recipe.settings, recipe.seed, recipe.negative, recipe.say)
+        made = work(pipeline, wave, rate, order, watch)
+    full = replace(recipe, settings=made.settings, dtype=str(pipeline.dtype).removeprefix("torch."))
+    told = {"command": command, "input": str(source)} | full.as_dict() | options.given(**extra)
+    replace(how.output, format=kind).deliver(path, made.audio, made.sample_rate, told, time.perf_counter() - began)
