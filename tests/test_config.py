@@ -52,7 +52,8 @@ def test_whole_numbers_are_floats_and_null_is_none() -> None:
 
 
 def test_override() -> None:
-    changed = override(ModelConfig(), ["mel.hop=320", "family=rain", "unet.channels=[8, 16]", "mel.clip=1", "mel.layout=frequency"])
+    assigned = ["mel.hop=320", "family=rain", "unet.channels=[8, 16]", "mel.clip=1", "mel.layout=frequency"]
+    changed = override(ModelConfig(), assigned)
     assert (changed.mel.hop, changed.family, changed.unet.channels, changed.mel.clip) == (320, "rain", (8, 16), 1.0)
     assert changed.mel.layout == "frequency"
     assert override(ModelConfig(), []) == ModelConfig()

@@ -28,6 +28,9 @@ class ResBlock(nn.Module):
 
 
 class HifiGan(nn.Module):
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: VocoderConfig):
         super().__init__()
         self.config = config
