@@ -47,7 +47,7 @@ Format = Annotated[str | None, typer.Option(
 Spectrogram = Annotated[bool, typer.Option("--spectrogram", help="Also draw a picture (PNG) beside each sound.",
     rich_help_panel=OUTPUT)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.", rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but warnings and errors.", rich_help_panel=OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="A JSON object a line on stdout, for scripts.",
     rich_help_panel=OUTPUT)]
 
