@@ -18,15 +18,13 @@ Show = Callable[[float, int], None]                              # (done, total)
 
 
 def __getattr__(name: str) -> Any:
-    """`out` and `err`, Rich's consoles on stdout and stderr, made when they are first asked for."""
+    """`out` and `err`, Rich's consoles on what stdout and stderr are now; Rich is loaded when they are first asked for."""
     if name not in ("out", "err"):
         raise AttributeError(name)
     from rich.console import Console
 
     file = sys.stderr if name == "err" else sys.stdout
-    globals()[name] = Console(file=file, highlight=False,
-                              width=None if file.isatty() else 10_000)               # a pipe has no width
-    return globals()[name]
+    return Console(file=file, highlight=False, width=None if file.isatty() else 10_000)      # a pipe has no width
 
 
 @contextmanager
