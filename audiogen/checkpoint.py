@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
     text_folder = folder if compat.is_published(folder) else folder / "text"
     return Model(
         config,
-        load_text_encoder(text_folder, config.text, read_folder, device, dtype),
+        load_text_encoder(text_folder, config.text, partial(read_folder, dtype=dtype), device, dtype),
         load_part("unet", config, parts["unet"], device, dtype),
         load_part("autoencoder", config, parts["autoencoder"], device, dtype),
         load_part("vocoder", config, parts["vocoder"], device, torch.float32),
@@ -92,7 +93,7 @@ def load_part(part: str, config: ModelConfig, where: Path, device: str = "cpu", 
         "unet": lambda: UNet(config.unet),
         "autoencoder": lambda: build_autoencoder(config.autoencoder),
         "vocoder": lambda: build_vocoder(config.vocoder, config.mel)}
-    state = read_folder(where) if where.is_dir() else read_weights(where)
+    state = read_folder(where, dtype) if where.is_dir() else read_weights(where, dtype)
     if part == "autoencoder":
         state = compat.rename_autoencoder(state)
     if part == "vocoder" and config.vocoder.exact:
@@ -116,27 +117,28 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> No
     module.load_state_dict(state, assign=True)
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
+def read_folder(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """The weights in a published folder, whichever of the usual files holds them."""
     for name in NAMES:
         if (folder / name).exists():
-            return read_weights(folder / name)
+            return read_weights(folder / name, dtype)
         index = folder / f"{name}.index.json"
         if index.exists():                                       # in several shards
             shards = sorted(set(read_json(index)["weight_map"].values()))
-            return {k: v for shard in shards for k, v in read_weights(folder / Path(shard).name).items()}
+            return {k: v for shard in shards for k, v in read_weights(folder / Path(shard).name, dtype).items()}
     raise CheckpointError(f"{folder}: no weights there (looked for {', '.join(NAMES)}).")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dictionary from .safetensors or a pickle of tensors (nothing else is unpickled); raises CheckpointError."""
+def read_weights(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """A state dictionary from .safetensors or a pickle of tensors (nothing else is unpickled); raises CheckpointError.
+
+    Tensors are mapped, not copied; of a .safetensors those with another format than `dtype` are converted at once.
+    """
     if not path.exists():
         raise CheckpointError(f"{path} is not there.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dequantise(load_file(path))
+            return dequantise(_read_safetensors(path, dtype))
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from None
@@ -144,6 +146,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if type(error).__name__ != "SafetensorError":
             raise
         raise _unreadable(path, error) from None
+
+
+def _read_safetensors(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        keys = list(file.keys())
+    half = dtype if dtype in (torch.bfloat16, torch.float16) else None
+    state = {}
+    for i in range(0, len(keys), 32):                            # a few at a time: what is converted does not stay mapped
+        with safe_open(path, framework="pt") as file:
+            for key in keys[i : i + 32]:
+                value = file.get_tensor(key)
+                state[key] = value.to(half) if half and value.dtype == torch.float32 and not key.endswith(SCALE) else value
+    return state
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

@@ -39,8 +39,9 @@ def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
     kind = getattr(transformers, cls)
     config = kind.config_class.from_dict(data)
     state = {k: v for k, v in read(folder).items() if not _unused(k, cls)}
+    dtype = next((v.dtype for v in state.values() if v.is_floating_point()), None)     # as read: nothing is widened
     try:
-        model, info = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True,
+        model, info = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True,
                                            ignore_mismatched_sizes=True)               # they are told below
     except RuntimeError as error:
         raise CheckpointError(f"{folder} does not fit {cls}: {str(error).splitlines()[0]}") from None

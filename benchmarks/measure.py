@@ -21,6 +21,7 @@ class Options:
     device: str = "cpu"
     quick: bool = False                                          # small networks and few runs: a check, not a measurement
     repeats: int = 3
+    full: bool = False                                           # the clip at defaults at its whole length
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.audioldm2 import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import (
     ClapConfig,
@@ -20,6 +21,10 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+from transformers.utils import logging
+
+logging.set_verbosity_error()
+diffusers_logging.set_verbosity_error()
 
 FAMILIES = ("audioldm2", "audioldm-s", "auffusion")
 LATENTS = {"audioldm2": (8, 256, 16), "audioldm-s": (8, 256, 16), "auffusion": (4, 32, 128)}     # of 10.24 s
@@ -31,7 +36,7 @@ BLOCKS: dict[str, Any] = {
 
 def unet(family: str, quick: bool) -> nn.Module:
     """The U-Net of AudioLDM 2 (base), AudioLDM-s-full or Auffusion (which has Stable Diffusion 1.5's)."""
-    channels = (32, 32, 64, 64) if quick else (320, 640, 1280, 1280) if family == "auffusion" else (128, 256, 384, 640)
+    channels = (64, 64, 96, 128) if quick else (320, 640, 1280, 1280) if family == "auffusion" else (128, 256, 384, 640)
     if family == "audioldm2":
         return AudioLDM2UNet2DConditionModel(
             in_channels=8, out_channels=8, block_out_channels=channels, cross_attention_dim=[[None, 768, 1024]] * 4, **BLOCKS)
@@ -60,13 +65,13 @@ def vocoder(quick: bool) -> nn.Module:
 
 
 def drawn(build: Any, *args: Any, seed: int = 0) -> Any:
-    """A module with weights of unit gain, drawn without torch's own slower initialisation first; evaluation mode."""
+    """A module with weights of unit gain, in evaluation mode."""
     module = build(*args)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in module.named_parameters():
             if p.dim() > 1:
-                p.normal_(0, p[0].numel() ** -0.5 if "embed" not in name.rsplit(".", 2)[-2] else 0.5, generator=generator)
+                p.normal_(0, p[0].numel() ** -0.5, generator=generator)
             else:
                 p.fill_(float(name.endswith("weight")))
     return module.eval().requires_grad_(False)
@@ -77,6 +82,7 @@ def write_audioldm2(folder: Path, quick: bool) -> None:
 
     Its language model is a GPT2LMHeadModel, which is what diffusers runs under transformers 5. The tokenizers are small ones.
     """
+    logging.disable_progress_bar()
     width, layers = (48, 1) if quick else (768, 12)
     clap = ClapConfig(
         text_config={"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 12,
