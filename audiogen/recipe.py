@@ -9,6 +9,8 @@ from typing import Any
 from audiogen import __version__
 from audiogen.errors import AudioError, SettingsError
 from audiogen.settings import Settings, check_prompt, settings_of
+from audiogen.timeline import read_timeline
+from audiogen.words import read_weights
 
 RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com\d|lpt\d)(\..*)?", re.IGNORECASE)   # devices, on Windows
 STEM_BYTES = 100                                                 # of a name in UTF-8; some file systems end at 143
@@ -35,7 +37,10 @@ class Recipe:
         if not 0 <= self.seed <= MAX_SEED:
             raise SettingsError(f"A seed of {self.seed} is out of range; give 0 to 2^63 - 1.")
         self.settings.check()
-        return replace(self, prompt=check_prompt(self.prompt))
+        prompt = check_prompt(self.prompt)
+        for part in [s.prompt for s in read_timeline(prompt)] if self.settings.timeline else [prompt]:
+            read_weights(part)
+        return replace(self, prompt=prompt)
 
     def as_dict(self) -> dict[str, Any]:
         """For a tag or a script."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audiogen.cli import console, options
+from audiogen.cli.generate import Play, Seed
 from audiogen.cli.output import Output, targets
 from audiogen.recipe import Recipe, slug
 from audiogen.settings import Settings
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
 RECORDING = "The recording"
 Input = Annotated[Path, typer.Argument(metavar="IN", help="A recording: any rate, any number of channels.", show_default=False)]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What should sound.", show_default=False)]
-Seed = Annotated[int | None, typer.Option(
-    "--seed", "-s", help="Same seed, same sound.", show_default="random, and said", rich_help_panel=options.SOUND)]
 Out = Annotated[Path | None, typer.Option(
     "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.", show_default="here, named after IN",
     rich_help_panel=options.OUTPUT)]
-Play = Annotated[bool, typer.Option("--play", help="Play the sound when it is there.", rich_help_panel=options.OUTPUT)]
 
 
 @dataclass(frozen=True)

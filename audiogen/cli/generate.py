@@ -1,24 +1,31 @@
 """`audiogen generate`: sounds from prompts."""
 
 import secrets
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audiogen.cli import console, options
+from audiogen.cli import console, options, takes
 from audiogen.cli.options import UsageFault
 from audiogen.cli.output import Output, targets
 from audiogen.errors import SettingsError
 from audiogen.recipe import Recipe, recipe_of, stem
 from audiogen.settings import Settings
+from audiogen.timeline import read_timeline
+from audiogen.words import read_weights
 
 if TYPE_CHECKING:
     from audiogen.pipeline import Pipeline
 
 MAX_COUNT = 1000
+Seed = Annotated[int | None, typer.Option(
+    "--seed", "-s", help="Same seed, same sound.", show_default="random, and said", rich_help_panel=options.SOUND)]
+Play = Annotated[bool, typer.Option("--play", help="Play each sound when it is there.", rich_help_panel=options.OUTPUT)]
+Out = Annotated[Path | None, typer.Option(
+    "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.", show_default="here, named after prompt and seed",
+    rich_help_panel=options.OUTPUT)]
 
 
 def generate(
@@ -36,23 +43,26 @@ def generate(
     sampler: options.Sampler = None,
     karras: options.Karras = None,
     eta: options.Eta = None,
-    seed: Annotated[int | None, typer.Option(
-        "--seed", "-s", help="Same seed, same sound.", show_default="random, and said",
-        rich_help_panel=options.SOUND)] = None,
+    seed: Seed = None,
     count: Annotated[int, typer.Option(
         "--count", "-c", help="Takes of each prompt, with seeds that follow each other.",
         rich_help_panel=options.SOUND)] = 1,
     say: options.Say = None,
+    loop: takes.Loop = None,
+    timeline: takes.Timeline = None,
+    candidates: takes.Candidates = 1,
+    keep_all: takes.KeepAll = False,
+    ranker: takes.RankerName = None,
+    swap: takes.Swap = None,
+    variation_of: takes.VariationOf = None,
+    amount: takes.Amount = 0.2,
     device: options.Device = "auto",
     dtype: options.DType = None,
     offline: options.Offline = False,
-    out: Annotated[Path | None, typer.Option(
-        "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.",
-        show_default="here, named after prompt and seed", rich_help_panel=options.OUTPUT)] = None,
+    out: Out = None,
     format: options.Format = None,
     spectrogram: options.Spectrogram = False,
-    play: Annotated[bool, typer.Option("--play", help="Play each sound when it is there.",
-        rich_help_panel=options.OUTPUT)] = False,
+    play: Play = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -62,18 +72,21 @@ def generate(
     Files are named after prompt and seed, and never replaced unless you say --overwrite. The settings are stored in
     each file: `audiogen info FILE` shows them, `--like FILE` makes the same sound again.
     """
-    if not prompts and like is None:
-        raise UsageFault("Say what should sound, for example: audiogen generate \"rain on a tin roof\".")
+    prompts = _prompts(prompts, timeline, like, variation_of)
     if not 1 <= count <= MAX_COUNT:
         raise SettingsError(f"A count of {count} is out of range; give 1 to {MAX_COUNT}.")
     changes: dict[str, Any] = options.given(duration=duration, steps=steps, guidance=guidance, rescale=guidance_rescale,
-                                            sampler=sampler, karras=karras, eta=eta)
+                                            sampler=sampler, karras=karras, eta=eta, loop=loop,
+                                            timeline=True if timeline is not None else None)
     others: dict[str, Any] = options.given(model=model, dtype=dtype, negative=negative, say=say)
-    base = _base(like, seed)
+    base = _base(like or variation_of, secrets.randbelow(2**31) if seed is None and variation_of is not None else seed)
+    neighbour = None if variation_of is None else _base(variation_of, None)
+    each = takes.Takes(candidates, keep_all, ranker, swap, neighbour, amount).check()
     base = replace(base, settings=replace(base.settings, **changes), **others)
-    recipes = [replace(base, prompt=prompt, seed=base.seed + k).check()
+    recipes = [replace(base, prompt=prompt, seed=base.seed + k * candidates).check()
                for prompt in prompts or [base.prompt] for k in range(count)]
-    files, kind = targets(out, [stem(r.prompt, r.seed) for r in recipes], format, overwrite, spectrogram)
+    told = [each.files(recipe) for recipe in recipes]
+    files, kind = targets(out, [stem(r.prompt, r.seed) for some in told for r in some], format, overwrite, spectrogram)
     options.go_offline(offline)
     output = Output(kind, spectrogram, play, quiet, as_json)
     with console.progress(f"loading {base.model}", quiet):
@@ -82,7 +95,20 @@ def generate(
         pipeline = hub.load(base.model, device, base.dtype)
     for recipe in {r.prompt: r for r in recipes}.values():
         warn_excess(pipeline, recipe)
-    _make(pipeline, recipes, files, output)
+    for k, (recipe, some) in enumerate(zip(recipes, told, strict=True)):       # each by itself, so that it is the same,
+        label = "generating" if len(recipes) == 1 else f"generating {k + 1} of {len(recipes)}"   # to the last bit, in any list
+        each.make(pipeline, recipe, files[k * len(some) : (k + 1) * len(some)], output, label)
+
+
+def _prompts(prompts: list[str] | None, timeline: str | None, like: Path | None, neighbour: Path | None) -> list[str] | None:
+    """The prompts or the timeline that was given; None where a file tells."""
+    if timeline is not None and prompts:
+        raise UsageFault("Give prompts or a --timeline, not both.")
+    if like is not None and neighbour is not None:
+        raise UsageFault("Give --like or --variation-of, not both.")
+    if not prompts and timeline is None and like is None and neighbour is None:
+        raise UsageFault("Say what should sound, for example: audiogen generate \"rain on a tin roof\".")
+    return [timeline] if timeline is not None else prompts
 
 
 def _base(like: Path | None, seed: int | None) -> Recipe:
@@ -95,22 +121,10 @@ def _base(like: Path | None, seed: int | None) -> Recipe:
     return base if seed is None else replace(base, seed=seed)
 
 
-def _make(pipeline: "Pipeline", recipes: list[Recipe], files: list[Path], output: Output) -> None:
-    """Each sound by itself: so that it is the same, to the last bit, whatever was made beside it."""
-    for k, (recipe, path) in enumerate(zip(recipes, files, strict=True)):
-        label = "generating" if len(recipes) == 1 else f"generating {k + 1} of {len(recipes)}"
-        began = time.perf_counter()
-        with console.progress(label, output.quiet) as watch:
-            made = pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed], negatives=[recipe.negative],
-                                     says=[recipe.say], watch=watch)
-        full = replace(recipe, settings=made.settings, dtype=str(pipeline.dtype).removeprefix("torch."))
-        tag = {"command": "generate"} | full.as_dict()
-        output.deliver(path, made.audio[0], made.sample_rate, tag, time.perf_counter() - began)
-
-
 def warn_excess(pipeline: "Pipeline", recipe: Recipe) -> None:
     """Say what of a prompt the model's text encoder cannot read."""
-    for what, text in (("prompt", recipe.prompt), ("negative prompt", recipe.negative or "")):
+    prompts = [s.prompt for s in read_timeline(recipe.prompt)] if recipe.settings.timeline else [recipe.prompt]
+    for what, text in (*(("prompt", read_weights(p).prompt) for p in prompts), ("negative prompt", recipe.negative or "")):
         rest = pipeline.model.text.excess(text) if text else ""
         if rest:
             shown = rest if len(rest) <= 80 else rest[:77] + "..."

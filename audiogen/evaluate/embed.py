@@ -159,18 +159,21 @@ class ClapEmbedder:
     classes: tuple[str, ...] = ()
 
     def __init__(self, source: str, device: str = "cpu") -> None:
-        """`source`: a folder, or a name on the hub. Raises CheckpointError where it holds no whole CLAP."""
-        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
+        """`source`: a folder (a published AudioLDM 2's too), or a name on the hub. Raises CheckpointError for no whole CLAP."""
+        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapFeatureExtractor, ClapModel
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.name, self.title, self.device = f"clap:{source}", f"CLAP {Path(source).name}", device
         try:
-            loaded: Any = ClapModel.from_pretrained(source, output_loading_info=True)
+            apart = Path(source, "model_index.json").exists()    # its parts lie in folders of their own
+            loaded: Any = ClapModel.from_pretrained(Path(source, "text_encoder") if apart else source, output_loading_info=True)
             self._model, info = loaded
-            self._extract = AutoFeatureExtractor.from_pretrained(source)
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
+            self._extract: Any = (
+                AutoFeatureExtractor.from_pretrained(Path(source, "feature_extractor") if apart else source)
+                if not apart or Path(source, "feature_extractor").is_dir() else ClapFeatureExtractor())
+            self._tokenizer = AutoTokenizer.from_pretrained(Path(source, "tokenizer") if apart else source)
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{source}: no CLAP can be loaded there ({str(error).splitlines()[0]})") from None
         if info["missing_keys"]:                     # a text half alone would be filled up with random weights

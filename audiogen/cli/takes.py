@@ -1,0 +1,136 @@
+"""Several takes of a prompt: the best of some candidates, pairs of one structure, neighbours of an earlier sound."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audiogen.cli import console
+from audiogen.cli.output import Output
+from audiogen.errors import SettingsError
+from audiogen.recipe import Recipe
+from audiogen.settings import check_prompt
+
+if TYPE_CHECKING:
+    from audiogen.edit.paint import Order
+    from audiogen.pipeline import Generation, Pipeline
+
+MAX_CANDIDATES = 100
+MORE = "Loops, timelines, several takes"                         # a heading of help
+
+Loop = Annotated[bool | None, typer.Option(
+    "--loop/--no-loop", help="Repeat without a seam; the duration is rounded to what can.", show_default="no-loop",
+    rich_help_panel=MORE)]
+Timeline = Annotated[str | None, typer.Option(
+    metavar="TEXT", help="In place of prompts: \"0-6: rain; 4-9: thunder\", in seconds.", rich_help_panel=MORE)]
+Candidates = Annotated[int, typer.Option(
+    help="Make several takes and keep the one that fits its prompt best.", rich_help_panel=MORE)]
+KeepAll = Annotated[bool, typer.Option("--keep-all", help="Keep all candidates, with their scores.", rich_help_panel=MORE)]
+RankerName = Annotated[str | None, typer.Option(
+    help="Who judges candidates: yamnet, or clap:NAME.", show_default="the model's own", rich_help_panel=MORE)]
+Swap = Annotated[str | None, typer.Option(
+    metavar="PROMPT", help="Also a sound of the same structure with other words.", rich_help_panel=MORE)]
+VariationOf = Annotated[Path | None, typer.Option(
+    metavar="FILE", help="A neighbour of a sound of audiogen.", rich_help_panel=MORE)]
+Amount = Annotated[float, typer.Option(help="How far the neighbour is, 0-1.", rich_help_panel=MORE)]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """How many sounds are made of a recipe, and which of them are kept."""
+
+    candidates: int = 1
+    keep_all: bool = False
+    ranker: str | None = None
+    swap: str | None = None                                      # another prompt, of the same structure
+    variation_of: Recipe | None = None
+    amount: float = 0.2
+
+    def check(self) -> "Takes":
+        """Raises SettingsError for what cannot be meant."""
+        if not 1 <= self.candidates <= MAX_CANDIDATES:
+            raise SettingsError(f"{self.candidates} candidates are out of range; give 1 to {MAX_CANDIDATES}.")
+        if self.candidates == 1 and (self.keep_all or self.ranker):
+            raise SettingsError("--keep-all and --ranker choose among several takes: say how many with --candidates.")
+        if not 0 <= self.amount <= 1:
+            raise SettingsError(f"An amount of {self.amount:g} is out of range; give 0 to 1.")
+        if sum((self.candidates > 1, self.swap is not None, self.variation_of is not None)) > 1:
+            raise SettingsError("--candidates, --swap and --variation-of cannot be combined; choose one of them.")
+        return replace(self, swap=None if self.swap is None else check_prompt(self.swap))
+
+    def files(self, recipe: Recipe) -> list[Recipe]:
+        """What becomes a file, of a recipe."""
+        if self.swap is not None:
+            return [recipe, replace(recipe, prompt=self.swap).check()]
+        return [replace(recipe, seed=recipe.seed + k) for k in range(self.candidates if self.keep_all else 1)]
+
+    def make(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
+        """The sounds of a recipe, written to as many paths as `files` says."""
+        if self.swap is not None:
+            self._swap(pipeline, recipe, paths, output, label)
+        elif self.variation_of is not None:
+            self._vary(pipeline, recipe, paths[0], output, label)
+        else:
+            self._best(pipeline, recipe, paths, output, label)
+
+    def _best(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
+        from audiogen import rank
+
+        ranker = rank.load_ranker(self.ranker, pipeline) if self.candidates > 1 else None
+        began, made, scores = time.perf_counter(), [], []
+        with console.progress(label, output.quiet) as watch:
+            for k in range(self.candidates):
+                def tell(done: float, total: int, k: int = k) -> None:
+                    watch(k + done / total, self.candidates)
+
+                take = replace(recipe, seed=recipe.seed + k)
+                sound = pipeline.generate([take.prompt], take.settings, [take.seed], negatives=[take.negative],
+                                          says=[take.say], watch=tell)
+                if ranker is not None:
+                    scores.append(rank.scored(ranker, take.prompt, sound.audio[0], sound.sample_rate, take.settings.timeline))
+                made.append(sound)
+        chosen = range(len(made)) if self.keep_all or ranker is None else [rank.best(scores)]
+        for k, path in zip(chosen, paths, strict=True):
+            told = {} if ranker is None else {"score": round(scores[k], 6), "ranker": ranker.name, "candidates": self.candidates}
+            if self.keep_all:
+                told["best"] = k == rank.best(scores)
+            deliver(pipeline, replace(recipe, seed=recipe.seed + k), made[k], 0, path, output, began, told)
+
+    def _swap(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
+        from audiogen.edit.control import swap
+
+        assert self.swap is not None
+        began = time.perf_counter()
+        with console.progress(label, output.quiet) as watch:
+            made = swap(pipeline, order(recipe), self.swap, watch=watch)
+        deliver(pipeline, recipe, made, 0, paths[0], output, began, {})
+        other = replace(recipe, prompt=self.swap)
+        deliver(pipeline, other, made, 1, paths[1], output, began, {"command": "generate --swap", "swap_of": recipe.prompt})
+
+    def _vary(self, pipeline: "Pipeline", recipe: Recipe, path: Path, output: Output, label: str) -> None:
+        from audiogen.edit.control import vary
+
+        assert self.variation_of is not None
+        began, source = time.perf_counter(), replace(recipe, seed=self.variation_of.seed)
+        with console.progress(label, output.quiet) as watch:
+            made = vary(pipeline, order(source), recipe.seed, self.amount, watch)
+        told = {"command": "generate --variation-of", "variation_of": source.seed, "amount": self.amount}
+        deliver(pipeline, recipe, made, 0, path, output, began, told)
+
+
+def order(recipe: Recipe) -> "Order":
+    """What a recipe asks of the functions of audiogen.edit."""
+    from audiogen.edit.paint import Order
+
+    return Order(recipe.prompt, recipe.settings, recipe.seed, recipe.negative, recipe.say)
+
+
+def deliver(pipeline: "Pipeline", recipe: Recipe, made: "Generation", item: int, path: Path, output: Output, began: float,
+            told: dict[str, Any]) -> None:
+    """Write one of the sounds that were made, with all that it depends on."""
+    full = replace(recipe, settings=made.settings, dtype=str(pipeline.dtype).removeprefix("torch."))
+    tag = {"command": "generate"} | full.as_dict() | told
+    output.deliver(path, made.audio[item], made.sample_rate, tag, time.perf_counter() - began)
