@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from audiogen import __version__
 from audiogen.cli import console
 from audiogen.cli.batch import batch
+from audiogen.cli.blend import blend
 from audiogen.cli.edit import edit, extend, inpaint, upscale
 from audiogen.cli.evaluate import evaluate
 from audiogen.cli.generate import generate
@@ -86,6 +87,10 @@ UPSCALE = """\b
 Examples:
   audiogen upscale old-phone.wav
   audiogen upscale dull.wav "a cymbal" --cutoff 4000"""
+BLEND = """\b
+Examples:
+  audiogen blend "rain" "fire" --at 0.5
+  audiogen blend "a violin" "a flute" --at 0.3 --duration 4 --seed 5 -o between.wav"""
 TRAIN = """\b
 Examples:
   audiogen train sounds --check
@@ -102,6 +107,7 @@ app.command(cls=Command, epilog=EDIT)(edit)
 app.command(cls=Command, epilog=INPAINT)(inpaint)
 app.command(cls=Command, epilog=EXTEND)(extend)
 app.command(cls=Command, epilog=UPSCALE)(upscale)
+app.command(cls=Command, epilog=BLEND)(blend)
 app.command(cls=Command, epilog=INFO)(info)
 app.command(cls=Command)(models)
 app.command(cls=Command, epilog=TRAIN)(train)

@@ -170,9 +170,10 @@ class ClapEmbedder:
             apart = Path(source, "model_index.json").exists()    # its parts lie in folders of their own
             loaded: Any = ClapModel.from_pretrained(Path(source, "text_encoder") if apart else source, output_loading_info=True)
             self._model, info = loaded
+            front = Path(source, "feature_extractor")
             self._extract: Any = (
-                AutoFeatureExtractor.from_pretrained(Path(source, "feature_extractor") if apart else source)
-                if not apart or Path(source, "feature_extractor").is_dir() else ClapFeatureExtractor())
+                _extractor(ClapFeatureExtractor, self._model.config) if apart and not front.is_dir()
+                else AutoFeatureExtractor.from_pretrained(front if apart else source))
             self._tokenizer = AutoTokenizer.from_pretrained(Path(source, "tokenizer") if apart else source)
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{source}: no CLAP can be loaded there ({str(error).splitlines()[0]})") from None
@@ -270,6 +271,12 @@ def windows(audio: Array, size: int) -> list[Array]:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _extractor(kind: Any, config: Any) -> Any:
+    """The front end that a CLAP's configuration implies, where none is stored."""
+    audio = config.audio_config
+    return kind(feature_size=audio.num_mel_bins, truncation="fusion" if audio.enable_fusion else "rand_trunc")
 
 
 def _unit(x: Array) -> Array:
