@@ -15,29 +15,31 @@ OUT = Path(__file__).resolve().parent / "RESULTS.md"
 def main(arguments: list[str] | None = None) -> None:
     """Run the parts that were asked for; all of them take about ten minutes on two cores."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("--only", action="append", metavar="PART", help="unet, decode, training, command, clip or defaults")
+    parser.add_argument("--only", action="append", metavar="PART",
+                        help="audioldm2, audioldm-s or auffusion (U-Nets), decode, training, command, clip or defaults")
     parser.add_argument("--quick", action="store_true", help="small networks, one run each: that it works, not how fast")
     parser.add_argument("--full", action="store_true", help="the clip at defaults is 10.24 s long, not 2.56 s: minutes more")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the median is taken (3)")
     parser.add_argument("--threads", type=int, help="of the CPU (all)")
     parser.add_argument("--out", type=Path, default=OUT, help="the report (benchmarks/RESULTS.md)")
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    options = Options(given.device, given.quick, 1 if given.quick else 3, given.full)
+    options = Options(given.device, given.quick, 1 if given.quick else given.repeats, given.full)
     parts = networks.sections(options) | commands.sections(options)
-    unknown = sorted(set(given.only or ()) - parts.keys())
+    chosen = given.only or list(parts)
+    unknown = sorted(set(chosen) - parts.keys())
     if unknown:
         parser.error(f"no part '{unknown[0]}'; there are {', '.join(parts)}")
     report = ["# Timings", "", "Written by `python -m benchmarks`; not edited. Weights are random, sizes the published ones.",
               "Runs take turns and medians are given; a ratio is the first line's time over the line's own (larger is faster),",
               "an error the norm of the difference of the outputs over the first line's norm.", "", *machine(options), ""]
-    for name, part in parts.items():
-        if not given.only or name in given.only:
-            begin = time.perf_counter()
-            report.append(part())
-            print(f"{name}: {time.perf_counter() - begin:.0f} s")
-            given.out.write_text("\n".join(report), encoding="utf-8")
+    for name in chosen:
+        begin = time.perf_counter()
+        report.append(parts[name]())
+        print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
+        given.out.write_text("\n".join(report), encoding="utf-8")
     print(f"written: {given.out}")
 
 

@@ -133,5 +133,5 @@ def _warm(model: str, seconds: float, options: Options) -> float:
 
 
 def sections(options: Options) -> dict[str, Callable[[], str]]:
-    """Title and body of each part, by the names of --only."""
+    """Each part of the report, by the names of --only."""
     return {"command": lambda: command(options), "clip": lambda: clips(options), "defaults": lambda: defaults(options)}

@@ -44,17 +44,19 @@ class Row:
 
 def alternate(runs: dict[str, Callable[[], Tensor]], options: Options, warm: bool = True) -> dict[str, Timed]:
     """Each run in turn, round after round (so that a slow minute slows them all): medians and last outputs."""
+    alone = options.device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter    # of one thread: other processes do not count
     times: dict[str, list[float]] = {name: [] for name in runs}
     outputs: dict[str, Tensor] = {}
     for i in range(options.repeats + warm):
         for name, run in runs.items():
             gc.collect()
             _finish(options.device)
-            begin = time.perf_counter()
+            begin = clock()
             out = run()
             _finish(options.device)
             if i >= warm:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(clock() - begin)
             outputs[name] = out.detach().float().cpu()
     return {name: Timed(statistics.median(t), len(t), outputs[name]) for name, t in times.items()}
 
@@ -104,7 +106,10 @@ def machine(options: Options) -> list[str]:
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     peaks = ", ".join(f"{matmul_peak(options, kind):.0f} GFLOP/s {name}" for name, kind in kinds.items())
     vectors = torch.backends.cpu.get_cpu_capability()
-    out = [f"- CPU: {model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {vectors}",
+    busy = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    threads = torch.get_num_threads()
+    clock = "networks in seconds of the processor (one thread)" if threads == 1 else "seconds of the wall"
+    out = [f"- CPU: {model}, {os.cpu_count()} cores, {threads} threads, {vectors}; {clock}; load average {busy} at the start",
            f"- Python {platform.python_version()}, {versions}", f"- best matrix product (2048 x 2048 x 2048): {peaks}"]
     if options.device.startswith("cuda"):
         out.insert(0, f"- GPU: {torch.cuda.get_device_name()}")

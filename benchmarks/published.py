@@ -36,7 +36,7 @@ BLOCKS: dict[str, Any] = {
 
 def unet(family: str, quick: bool) -> nn.Module:
     """The U-Net of AudioLDM 2 (base), AudioLDM-s-full or Auffusion (which has Stable Diffusion 1.5's)."""
-    channels = (64, 64, 96, 128) if quick else (320, 640, 1280, 1280) if family == "auffusion" else (128, 256, 384, 640)
+    channels = (64, 64, 64, 64) if quick else (320, 640, 1280, 1280) if family == "auffusion" else (128, 256, 384, 640)
     if family == "audioldm2":
         return AudioLDM2UNet2DConditionModel(
             in_channels=8, out_channels=8, block_out_channels=channels, cross_attention_dim=[[None, 768, 1024]] * 4, **BLOCKS)
@@ -66,7 +66,12 @@ def vocoder(quick: bool) -> nn.Module:
 
 def drawn(build: Any, *args: Any, seed: int = 0) -> Any:
     """A module with weights of unit gain, in evaluation mode."""
-    module = build(*args)
+    with torch.device("meta"):
+        module = build(*args)
+    if next(module.buffers(), None) is None:
+        module.to_empty(device="cpu")                            # the library's own, slower draw is left out
+    else:
+        module = build(*args)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in module.named_parameters():
