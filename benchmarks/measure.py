@@ -44,8 +44,7 @@ class Row:
 
 def alternate(runs: dict[str, Callable[[], Tensor]], options: Options, warm: bool = True) -> dict[str, Timed]:
     """Each run in turn, round after round (so that a slow minute slows them all): medians and last outputs."""
-    alone = options.device == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter    # of one thread: other processes do not count
+    clock = _clock(options)
     times: dict[str, list[float]] = {name: [] for name in runs}
     outputs: dict[str, Tensor] = {}
     for i in range(options.repeats + warm):
@@ -59,6 +58,11 @@ def alternate(runs: dict[str, Callable[[], Tensor]], options: Options, warm: boo
                 times[name].append(clock() - begin)
             outputs[name] = out.detach().float().cpu()
     return {name: Timed(statistics.median(t), len(t), outputs[name]) for name, t in times.items()}
+
+
+def _clock(options: Options) -> Callable[[], float]:
+    """The processor's seconds where one thread computes, so that other processes count little; else the wall's."""
+    return time.process_time if options.device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def _finish(device: str) -> None:
@@ -120,11 +124,11 @@ def matmul_peak(options: Options, dtype: torch.dtype) -> float:
     """GFLOP/s of the fastest of a few products."""
     n = 256 if options.quick else 2048
     a, b = (torch.randn(n, n, device=options.device).to(dtype) for _ in range(2))
-    best = float("inf")
+    best, clock = float("inf"), _clock(options)
     for _ in range(6):
         _finish(options.device)
-        begin = time.perf_counter()
+        begin = clock()
         a @ b
         _finish(options.device)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, clock() - begin)
     return 2 * n**3 / best / 1e9
