@@ -24,9 +24,19 @@ class Sentence:
 
     def states(self, text: str) -> Conditioning:
         """One sentence: context (1, L, D), film (1, D)"""
+        return self.together([text])[0]
+
+    def together(self, texts: list[str]) -> list[Conditioning]:
+        """Many sentences, those of one length at once: each as by `states`."""
         device = self.encoder.embeddings.word_embeddings.weight.device
-        hidden = self.encoder(torch.tensor([self.ids(text)], device=device))
-        return Conditioning((hidden,), (None,), hidden.mean(dim=1))
+        ids = [self.ids(t) for t in texts]
+        out: dict[int, Conditioning] = {}
+        for length in sorted({len(i) for i in ids}):
+            places = [at for at, i in enumerate(ids) if len(i) == length]
+            hidden = self.encoder(torch.tensor([ids[at] for at in places], device=device))           # (B, L, D)
+            for at, h in zip(places, hidden, strict=True):
+                out[at] = Conditioning((h[None],), (None,), h.mean(dim=0, keepdim=True))
+        return [out[at] for at in range(len(texts))]
 
     def encode(self, prompt: str, negative: str | None, guided: bool) -> Pair:
         return self.states(prompt), self.states(negative or "") if guided else None

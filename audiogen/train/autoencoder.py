@@ -32,7 +32,7 @@ class AutoencoderStage(Stage):
         x = self.image(examples.wave)                            # (B, K, T, M)
         with self.machine.autocast():
             code = net.encode(x)                                 # type: ignore[operator]
-            noise = examples.normal(*code.mean.shape[1:]).to(x.device)
+            noise = examples.normal(*code.mean.shape[1:], device=self.machine.device)
             y = net.decode(code.mean + noise * (0.5 * code.logvar).exp()).float()      # type: ignore[operator]
         mean, logvar = code.mean.float(), code.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()

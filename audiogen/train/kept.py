@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from audiogen.train.ahead import ahead
 from audiogen.train.data import Watch
 from audiogen.train.diffusion import DiffusionStage
 from audiogen.train.examples import Drawer, Examples
@@ -29,7 +30,7 @@ class KeptDrawer:
         return Examples(torch.zeros(len(at), 0), [self.captions[i] for i in at], seeds, z)
 
 
-def keep(stage: DiffusionStage, drawer: Drawer, folder: Path, watch: Watch) -> KeptDrawer:
+def keep(stage: DiffusionStage, drawer: Drawer, folder: Path, watch: Watch, processes: int = 0) -> KeptDrawer:
     """Encode config.cache examples into `folder`, unless they lie there from the same data and autoencoder."""
     c = stage.config
     digest = hashlib.blake2b(f"{c.cache}:{c.seconds}:{drawer.seed}:{drawer.config}:{len(drawer.clips)}".encode())
@@ -41,11 +42,12 @@ def keep(stage: DiffusionStage, drawer: Drawer, folder: Path, watch: Watch) -> K
         if known["mark"] == digest.hexdigest():
             return KeptDrawer(np.load(data, mmap_mode="r"), known["captions"], drawer.seed, c.batch)
     parts, captions = [], []
-    for i in range(0, c.cache, TOGETHER):
-        examples = drawer.batch(-1, range(i, min(i + TOGETHER, c.cache)), c.seconds)
-        parts.append(stage.latents(examples.wave).cpu().numpy().astype(np.float16))
-        captions += examples.captions
-        watch(min(i + TOGETHER, c.cache), c.cache)
+    keys = ((-1, range(i, min(i + TOGETHER, c.cache)), c.seconds) for i in range(0, c.cache, TOGETHER))
+    with ahead(drawer, keys, processes, stage.machine.device) as batches:
+        for examples in batches:
+            parts.append(stage.latents(examples.wave).cpu().numpy().astype(np.float16))
+            captions += examples.captions
+            watch(len(captions), c.cache)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / ".latents.part.npy"
     np.save(part, np.concatenate(parts))

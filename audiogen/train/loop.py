@@ -6,29 +6,23 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from audiogen.checkpoint import read_model_config, save_config, save_weights
 from audiogen.distributed import any_of, rank, share, wait
 from audiogen.errors import AudiogenError
 from audiogen.train import state as states
+from audiogen.train.ahead import Draws, Key, ahead, workers
 from audiogen.train.config import StageConfig, TrainConfig
-from audiogen.train.examples import Examples
 from audiogen.train.stage import Stage
 
 HELD = 16                                                        # examples of a validation
-
-
-class Draws(Protocol):
-    """Where batches come from; the same step and items always give the same examples."""
-
-    def batch(self, step: int, items: range, seconds: float) -> Examples: ...
 
 
 @dataclass(frozen=True)
@@ -77,9 +71,11 @@ class Loop:
         log = Log(self.run, self.stage.name, self.step)
         sums: dict[str, float] = {}
         last_save = before = time.monotonic()
-        with asked_to_stop() as asked, Ahead(self) as ahead:
+        device = self.stage.machine.device
+        keys = chain.from_iterable(map(self.parts, count(self.step)))
+        with asked_to_stop() as asked, ahead(self.draws, keys, workers(self.config.workers, device), device) as batches:
             while not self.finished():
-                told = self.stage.step(ahead.parts(self.step), self.rate())
+                told = self.stage.step([partial(next, batches)] * len(self.parts(self.step)), self.rate())
                 if not math.isfinite(told["loss"]):
                     raise AudiogenError(
                         f"The loss of the {self.stage.name} is not a number at step {self.step + 1}; {self.last()}: "
@@ -111,6 +107,16 @@ class Loop:
                     wait()
         if self.saved != self.step:
             self.save()
+
+    def parts(self, step: int) -> list[Key]:
+        """What each part of this process's share of a step is drawn from."""
+        c = self.settings
+        long = getattr(c, "long", 0.0)
+        twice = bool(long) and (step * long) % 1 + long >= 1     # these steps come at even distances
+        batch, seconds = (c.batch // 2, 2 * c.seconds) if twice else (c.batch, c.seconds)
+        mine = share(max(batch, c.accumulate))
+        each = max(1, len(mine) // c.accumulate)
+        return [(step, mine[i : i + each], seconds) for i in range(0, len(mine), each)]
 
     def finished(self) -> bool:
         over = self.settings.minutes is not None and self.spent >= 60 * self.settings.minutes
@@ -152,39 +158,6 @@ class Loop:
 
     def last(self) -> str:
         return f"the last good save is step {self.saved}" if self.saved >= 0 else "nothing was saved yet"
-
-
-class Ahead:
-    """Batches, drawn by another thread while a GPU is busy with the one before."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.pool = ThreadPoolExecutor(1) if loop.stage.machine.device.startswith("cuda") else None
-        self.next: tuple[int, list[Future[Examples]]] = (-1, [])
-
-    def __enter__(self) -> "Ahead":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-    def calls(self, step: int) -> list[Callable[[], Examples]]:
-        """How to draw each part of a step's share of this process."""
-        loop, c = self.loop, self.loop.settings
-        long = getattr(c, "long", 0.0)
-        twice = bool(long) and (step * long) % 1 + long >= 1     # these steps come at even distances
-        batch, seconds = (c.batch // 2, 2 * c.seconds) if twice else (c.batch, c.seconds)
-        mine = share(max(batch, c.accumulate))
-        each = max(1, len(mine) // c.accumulate)
-        return [partial(loop.draws.batch, step, mine[i : i + each], seconds) for i in range(0, len(mine), each)]
-
-    def parts(self, step: int) -> list[Callable[[], Examples]]:
-        if self.pool is None:
-            return self.calls(step)
-        ready = self.next[1] if self.next[0] == step else [self.pool.submit(f) for f in self.calls(step)]
-        self.next = (step + 1, [self.pool.submit(f) for f in self.calls(step + 1)])
-        return [f.result for f in ready]
 
 
 class Log:

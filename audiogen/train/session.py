@@ -27,8 +27,10 @@ from audiogen.diffusion.conditioning import Conditioning
 from audiogen.distributed import joined, rank, wait, world
 from audiogen.errors import AudiogenError, CheckpointError, ConfigError
 from audiogen.models.unet import UNet
-from audiogen.text import load_text_encoder
+from audiogen.sentence import Sentence
+from audiogen.text import TextEncoder, load_text_encoder
 from audiogen.train import state as states
+from audiogen.train.ahead import Draws, workers
 from audiogen.train.autoencoder import AutoencoderStage
 from audiogen.train.clap import ClapStage
 from audiogen.train.config import TrainConfig, to_toml
@@ -36,12 +38,13 @@ from audiogen.train.data import Report, Watch, prepare, split
 from audiogen.train.diffusion import DiffusionStage
 from audiogen.train.examples import Drawer
 from audiogen.train.kept import keep
-from audiogen.train.loop import Draws, Told, train
+from audiogen.train.loop import Told, train
 from audiogen.train.stage import Machine, Stage
 from audiogen.train.tower import new_tower, read_tower
 from audiogen.train.vocoder import VocoderStage
 
-FREE = {"save_every", "save_minutes", "log_every", "validate_every", "sample_every", "prompts", "steps", "minutes", "model"}
+FREE = {"save_every", "save_minutes", "log_every", "validate_every", "sample_every", "workers", "prompts", "steps", "minutes",
+        "model"}
 TOWER = "text/text_encoder/model"                                # weights of the text tower
 
 
@@ -71,6 +74,9 @@ def run(session: Session, config: TrainConfig) -> None:
     Raises AudiogenError: DataError for data that cannot be used, ConfigError where a resumed run had other settings.
     """
     here = session.run
+    if session.device == "cuda":
+        torch.backends.cudnn.benchmark = True                    # shapes repeat
+        torch.set_float32_matmul_precision("high")
     with joined(session.device) as device:
         if rank() == 0:
             _claim(here, session, config)
@@ -90,7 +96,8 @@ def run(session: Session, config: TrainConfig) -> None:
             held = Drawer(dataset, others, replace(config.data, mix=0.0, join=0.0), f"held-out:{name}") if others else None
             stage = build(name, here, config, Machine.of(device, config.precision), fresh=session.init is None)
             if isinstance(stage, DiffusionStage) and stage.config.cache:
-                draws = keep(stage, Drawer(dataset, clips, config.data, "kept"), here / "cache", session.reading)
+                draws = keep(stage, Drawer(dataset, clips, config.data, "kept"), here / "cache", session.reading,
+                             workers(config.workers, device))
             if config.stage(name).batch % world():
                 raise ConfigError(f"{name}.batch: {config.stage(name).batch} examples cannot be shared by {world()} processes.")
             train(stage, draws, held, config, here, resume=session.resume, watch=session.watch,
@@ -115,14 +122,19 @@ def build(name: str, run: Path, config: TrainConfig, machine: Machine, fresh: bo
     unet = trainable(load_part("unet", model, run / "unet.safetensors"))
     encoder = load_text_encoder(run / "text", model.text, read_folder, machine.device, torch.float32)
 
-    def encode(text: str) -> Conditioning:
-        if text:
-            return encoder.encode(text, None, False)[0]
-        away = encoder.encode("", None, True)[1]                 # what this model is guided away from
-        assert away is not None
-        return away
+    def encode(captions: list[str]) -> list[Conditioning]:
+        if isinstance(encoder, Sentence) and machine.device.startswith("cuda"):              # a CPU's bits depend on company
+            return encoder.together(captions)
+        return [encoder.encode(c, None, False)[0] if c else nothing(encoder) for c in captions]
 
     return DiffusionStage(model, config.diffusion, machine, unet, autoencoder, encode, fresh)
+
+
+def nothing(encoder: TextEncoder) -> Conditioning:
+    """What a model is guided away from where nobody asks for more."""
+    away = encoder.encode("", None, True)[1]
+    assert away is not None
+    return away
 
 
 def trainable(module: nn.Module) -> nn.Module:

@@ -74,7 +74,8 @@ class VocoderStage(Stage):
         with self.machine.autocast():
             with torch.no_grad():
                 code = net.encode(image)                         # type: ignore[operator]
-                z = code.mean + examples.normal(*code.mean.shape[1:]).to(image.device)[-n:] * (0.5 * code.logvar).exp()
+                noise = examples.normal(*code.mean.shape[1:], device=self.machine.device)[-n:]
+                z = code.mean + noise * (0.5 * code.logvar).exp()
             back = net.decode(z).float()                         # type: ignore[operator]
         given = from_image(back, self.model.mel)                 # (n, M, T')
         return torch.cat([mel[:-n, :, : given.shape[-1]], given]), F.l1_loss(back, image)
@@ -91,8 +92,9 @@ class VocoderStage(Stage):
         """The judges' own backward, and the generator's loss against them."""
         judge = self.modules["judge"]
         with self.machine.autocast():
-            real = judge(wave)
-            told["judge"] = judge_loss(real, judge(fake.detach()))
+            both, n = judge(torch.cat([wave, fake.detach()])), len(wave)
+            real = [(out[:n], [f[:n] for f in features]) for out, features in both]
+            told["judge"] = judge_loss(real, [(out[n:], []) for out, _ in both])
             judge.requires_grad_(False)
             seen = judge(fake)
             judge.requires_grad_(True)

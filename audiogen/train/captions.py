@@ -1,0 +1,89 @@
+"""Captions as the U-Net sees them, each encoded once and kept where the U-Net is.
+
+Shapes: B captions, L tokens, D width; a table holds the rows of all captions one after another.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from audiogen.diffusion.conditioning import Conditioning
+
+KNOWN = 20_000                                                   # captions that are kept on a CPU
+KNOWN_GPU = 200_000
+
+
+class Table:
+    """Sequences of rows (L_i, D) in one tensor that grows by doubling."""
+
+    def __init__(self) -> None:
+        self.rows = torch.empty(0)                               # (capacity, D)
+        self.ends = [0]                                          # sequence i is rows ends[i] to ends[i + 1]
+
+    def add(self, sequences: list[Tensor]) -> None:
+        """Append sequences (L_i, D)."""
+        new = torch.cat(sequences)
+        used = self.ends[-1]
+        if used + len(new) > len(self.rows):
+            larger = new.new_empty(2 * (used + len(new)), new.shape[1])
+            if used:
+                larger[:used] = self.rows[:used]
+            self.rows = larger
+        self.rows[used : used + len(new)] = new
+        for s in sequences:
+            self.ends.append(self.ends[-1] + len(s))
+
+    def take(self, items: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Sequences by number: (B, L, D), and the mask (B, L) of their own rows if some are shorter than L."""
+        starts = torch.tensor([self.ends[i] for i in items])
+        lengths = torch.tensor([self.ends[i + 1] - self.ends[i] for i in items])
+        place = torch.arange(int(lengths.max()))                 # (L,)
+        own = place < lengths[:, None]                           # (B, L)
+        at = torch.where(own, starts[:, None] + place, 0).to(self.rows.device)
+        mask = None if bool(own.all()) else own.to(self.rows.device)
+        rows = self.rows[at]
+        return (rows if mask is None else rows * mask[..., None]), mask
+
+
+class Captions:
+    """A batch of captions to its Conditioning, the same as of their own encodings collated.
+
+    `encode` makes one Conditioning, of a batch of 1, for each caption it is given.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], list[Conditioning]], device: str) -> None:
+        self.encode, self.device = encode, device
+        self.limit = KNOWN_GPU if device.startswith("cuda") else KNOWN
+        self.forget()
+
+    def forget(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.contexts: list[Table] = []
+        self.film: Table | None = None
+
+    def __call__(self, captions: list[str]) -> Conditioning:
+        new = [c for c in dict.fromkeys(captions) if c not in self.numbers]
+        if len(self.numbers) + len(new) > self.limit:
+            self.forget()
+            new = list(dict.fromkeys(captions))
+        if new:
+            self.learn(new)
+        items = [self.numbers[c] for c in captions]
+        taken = [table.take(items) for table in self.contexts]
+        film = self.film.take(items)[0][:, 0] if self.film is not None else None
+        return Conditioning(tuple(c for c, _ in taken), tuple(m for _, m in taken), film)
+
+    @torch.no_grad()
+    def learn(self, captions: list[str]) -> None:
+        """Encode captions that are not known yet."""
+        made = [c.to(self.device, torch.float32) for c in self.encode(captions)]
+        if not self.numbers:
+            self.contexts = [Table() for _ in made[0].contexts]
+            self.film = None if made[0].film is None else Table()
+        for i, table in enumerate(self.contexts):                # what is masked is seen by nobody: it is left out
+            table.add([c.contexts[i][0] if (m := c.masks[i]) is None else c.contexts[i][0][m[0]] for c in made])
+        if self.film is not None:
+            self.film.add([c.film for c in made if c.film is not None])
+        for caption in captions:
+            self.numbers[caption] = len(self.numbers)
