@@ -61,3 +61,13 @@ def test_weights_that_do_not_fit_are_named(folder: Path, reference: BertModel) -
     state.pop("encoder.layer.1.output.dense.bias")
     with pytest.raises(CheckpointError, match=r"layer\.1\.output\.dense\.bias"):
         load_sentence(folder, 8, state, "cpu", torch.float32)
+
+
+def test_many_sentences_at_once_equal_each_alone(folder: Path, reference: BertModel) -> None:
+    sentence = load_sentence(folder, 8, reference.state_dict(), "cpu", torch.float32)
+    texts = ["a dog", "rain on a roof", "", "a roof", "a dog barks"]
+    for text, many in zip(texts, sentence.together(texts), strict=True):
+        alone = sentence.states(text)
+        assert torch.allclose(many.contexts[0], alone.contexts[0], atol=1e-5)
+        assert many.contexts[0].shape == alone.contexts[0].shape
+        assert torch.allclose(many.film, alone.film, atol=1e-5)

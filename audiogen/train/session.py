@@ -75,7 +75,6 @@ def run(session: Session, config: TrainConfig) -> None:
     """
     here = session.run
     if session.device == "cuda":
-        torch.backends.cudnn.benchmark = True                    # shapes repeat
         torch.set_float32_matmul_precision("high")
     with joined(session.device) as device:
         if rank() == 0:
