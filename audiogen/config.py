@@ -126,6 +126,7 @@ class DefaultsConfig:
 
     steps: int = 20
     guidance: float = 3.5
+    interval: tuple[float, float] | None = None                  # noise levels between which guidance acts; None: at all
     sampler: str = "dpmpp-2m"
     duration: float = 10.24                                      # seconds
     window: float | None = None                                  # seconds that are always made, then cut (Auffusion's image)

@@ -111,8 +111,8 @@ class Pipeline:
         assert settings.guidance is not None
         told = [read_weights(p) for p in prompts]
         cond, uncond = self.condition([t.prompt for t in told], negatives, says, settings.guidance > 1)
-        denoise: Denoise = Denoiser.guided(self.model.unet, levels.step, cond, uncond, settings.guidance, settings.rescale,
-                                           self.config.schedule.prediction)
+        denoise: Denoise = Denoiser.guided(self.model.unet, levels.step, cond, uncond, settings.guidance, settings.interval,
+                                           settings.rescale, self.config.schedule.prediction)
         if all(weight == 1 for t in told for *_, weight in t.places):
             return denoise
         context = word_context(self.model.text)

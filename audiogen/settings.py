@@ -20,6 +20,7 @@ class Settings:
     steps: int | None = None
     guidance: float | None = None
     sampler: str | None = None
+    interval: tuple[float, float] | None = None                  # noise levels sigma, from - to, at which guidance acts
     rescale: float = 0.0                                         # of guidance, 0-1
     eta: float = 0.0                                             # noise put back by ddim, 0-1
     karras: bool = False                                         # Karras et al.'s spacing of noise levels
@@ -28,7 +29,8 @@ class Settings:
 
     def with_defaults(self, defaults: DefaultsConfig) -> "Settings":
         """Every setting decided."""
-        given = {k: getattr(defaults, k) for k in ("duration", "steps", "guidance", "sampler") if getattr(self, k) is None}
+        names = ("duration", "steps", "guidance", "interval", "sampler")
+        given = {k: getattr(defaults, k) for k in names if getattr(self, k) is None}
         return replace(self, **given)
 
     def as_dict(self) -> dict[str, Any]:
@@ -43,6 +45,9 @@ class Settings:
             raise SettingsError(f"{self.steps} steps cannot be made; give 1 to 1000.")
         if self.guidance is not None and not (math.isfinite(self.guidance) and 1 <= self.guidance <= 100):
             raise SettingsError(f"A guidance of {self.guidance:g} is out of range; give 1 (none) to 100.")
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
+            low, high = self.interval
+            raise SettingsError(f"Guidance cannot act from noise level {low:g} to {high:g}; give two like 0.3-8.")
         if self.sampler is not None and self.sampler not in SAMPLERS:
             close = difflib.get_close_matches(self.sampler, SAMPLERS, n=1)
             hint = f"did you mean '{close[0]}'? There are" if close else "there are"
@@ -55,7 +60,10 @@ class Settings:
 
 def settings_of(data: dict[str, Any]) -> Settings:
     """The settings in a stored recipe, whatever else stands in it."""
-    return Settings(**{f.name: data[f.name] for f in fields(Settings) if f.name in data}).check()
+    known = {f.name: data[f.name] for f in fields(Settings) if f.name in data}
+    if known.get("interval") is not None:
+        known["interval"] = tuple(known["interval"])             # JSON has lists only
+    return Settings(**known).check()
 
 
 def check_prompt(prompt: str) -> str:

@@ -49,6 +49,15 @@ def test_guidance_is_linear(unet: UNet) -> None:
     assert relative((two + four) / 2, three) < 1e-5
 
 
+def test_guidance_acts_within_its_interval_alone(unet: UNet) -> None:
+    alone, guided = denoise(unet, None, 1.0), denoise(unet, AWAY, 3.0)
+    assert torch.equal(denoise(unet, AWAY, 3.0, interval=(1.0, 3.0)), guided)
+    for interval in ((2.5, 9.0), (0.0, 1.5)):
+        outside = denoise(unet, AWAY, 3.0, interval=interval)
+        assert torch.equal(outside, alone)
+        assert relative(outside, guided) > 1e-2
+
+
 def test_rescaling_keeps_the_conditional_spread(unet: UNet) -> None:
     def spread(z: Tensor) -> Tensor:                             # of the prediction that z stands for
         return ((X - z) / SIGMA).std(dim=(1, 2, 3))

@@ -1,5 +1,6 @@
 """Settings of a generation: what is refused, and in which words."""
 
+import json
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from audiogen.settings import SAMPLERS, Settings, check_prompt, settings_of
     ({"guidance": 0.5}, "guidance of 0.5"), ({"guidance": math.nan}, "guidance of nan"), ({"guidance": 1e6}, "out of range"),
     ({"sampler": "dpmp-2m"}, "did you mean 'dpmpp-2m'"), ({"sampler": "zzz"}, "No sampler 'zzz': there are ddim, ddpm"),
     ({"rescale": 1.5}, "rescale 1.5"), ({"rescale": -0.1}, "rescale -0.1"), ({"eta": 2.0}, "eta 2"),
+    ({"interval": (3.0, 1.0)}, "from noise level 3 to 1"), ({"interval": (-1.0, 1.0)}, "from noise level -1"),
     ({"eta": math.nan}, "eta nan")])
 def test_what_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
@@ -36,8 +38,10 @@ def test_defaults_fill_only_what_is_not_given() -> None:
 
 
 def test_a_stored_recipe_gives_its_settings_back() -> None:
-    settings = Settings(duration=2.5, steps=9, guidance=3.0, sampler="unipc", rescale=0.2, karras=True)
+    settings = Settings(duration=2.5, steps=9, guidance=3.0, sampler="unipc", interval=(0.3, 8.0), rescale=0.2,
+                        karras=True)
     assert settings_of({**settings.as_dict(), "prompt": "rain", "seed": 3}) == settings
+    assert settings_of(json.loads(json.dumps(settings.as_dict()))) == settings
     with pytest.raises(SettingsError):
         settings_of({"steps": 0})
 

@@ -1,5 +1,6 @@
 """The U-Net as a denoiser, denoise(x, sigma) -> z: guidance, prediction types and inpainting build one."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,22 +17,26 @@ class Denoiser:
     """Best guess of the clean latents, by classifier-free guidance (Ho and Salimans 2022).
 
     `step` maps a level to a training step. `rescale` pulls the guided prediction's spread back to that of the
-    conditional one (Lin et al. 2024, eq. 15-16).
+    conditional one (Lin et al. 2024, eq. 15-16). Outside the levels of `interval` the conditional prediction stands alone
+    (Kynkäänniemi et al. 2024), at half the work.
     """
 
     unet: UNet
     step: Callable[[Tensor], Tensor]                             # sigma () -> training step ()
-    context: Attended                                            # batch B, or 2 B: unconditional half, then conditional
+    alone: Attended                                              # batch B: the conditional one
+    both: Attended | None = None                                 # batch 2 B: unconditional half, then conditional
     guidance: float = 1.0
+    interval: tuple[float, float] = (0.0, math.inf)
     rescale: float = 0.0
     prediction: str = "epsilon"
 
     @classmethod
     def guided(cls, unet: UNet, step: Callable[[Tensor], Tensor], cond: Conditioning, uncond: Conditioning | None,
-               guidance: float, rescale: float = 0.0, prediction: str = "epsilon") -> "Denoiser":
+               guidance: float, interval: tuple[float, float] | None = None, rescale: float = 0.0,
+               prediction: str = "epsilon") -> "Denoiser":
         """The denoiser of `cond`, guided away from `uncond` if that is given."""
-        both = cond if uncond is None else collate([uncond, cond])
-        return cls(unet, step, Attended(both), guidance if uncond is not None else 1.0, rescale, prediction)
+        both = None if uncond is None else Attended(collate([uncond, cond]))
+        return cls(unet, step, Attended(cond), both, guidance, interval or (0.0, math.inf), rescale, prediction)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x (B, C, h, w) float32 in the frame z + sigma * noise, sigma () -> z (B, C, h, w) float32"""
@@ -39,10 +44,11 @@ class Denoiser:
         dtype = self.unet.conv_in.weight.dtype
         x_in = (x * scale).to(dtype)
         step = self.step(sigma).to(x.device, torch.float32)
-        if self.guidance == 1.0:
-            out = self.unet(x_in, step.expand(len(x)), self.context).float()
+        low, high = self.interval
+        if self.both is None or self.guidance == 1.0 or not low <= float(sigma) <= high:
+            out = self.unet(x_in, step.expand(len(x)), self.alone).float()
         else:
-            both = self.unet(torch.cat([x_in, x_in]), step.expand(2 * len(x)), self.context).float()
+            both = self.unet(torch.cat([x_in, x_in]), step.expand(2 * len(x)), self.both).float()
             without, with_ = both.chunk(2)
             out = without + self.guidance * (with_ - without)
             if self.rescale:
