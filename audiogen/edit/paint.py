@@ -103,6 +103,8 @@ def upscale(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, cutoff: f
     mel = pipeline.config.mel
     cutoff = upper_edge(wave, rate) if cutoff is None else cutoff
     top = min(mel.fmax, mel.sample_rate / 2)
+    if cutoff == 0:
+        raise SettingsError("The recording is silent: it does not show where its band ends; say it with --cutoff, in Hz.")
     if not 0 < cutoff < 0.95 * top:
         raise SettingsError(f"Above {cutoff:.0f} Hz this model, which reaches {top:.0f} Hz, has nothing to add; "
                             "--cutoff says where the recording should be painted over.")
