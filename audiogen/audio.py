@@ -25,8 +25,7 @@ def read(path: str | Path, rate: int | None = None, mono: bool = True) -> tuple[
     try:
         data, found = sf.read(str(path), dtype="float32", always_2d=True)                # (S, C)
     except (sf.LibsndfileError, OSError, TypeError) as error:
-        reason = "there is no such file" if not Path(path).exists() else str(error).split(": ")[-1].rstrip(".")
-        raise AudioError(f"{path} cannot be read as a sound ({reason}).") from None
+        raise _unreadable(path, error) from None
     if not len(data):
         raise AudioError(f"{path} holds no samples.")
     wave = torch.from_numpy(np.ascontiguousarray(data.T))       # (C, S)
@@ -34,6 +33,22 @@ def read(path: str | Path, rate: int | None = None, mono: bool = True) -> tuple[
         raise AudioError(f"{path} holds samples that are not finite.")
     wave = wave.mean(dim=0) if mono else wave
     return (wave, found) if rate in (None, found) else (resample(wave, found, rate), rate)   # type: ignore[arg-type, return-value]
+
+
+def duration(path: str | Path) -> float:
+    """Seconds of a sound file, by its head; raises AudioError for one that `read` cannot read, or that is empty."""
+    try:
+        info = sf.info(str(path))
+    except (sf.LibsndfileError, OSError) as error:
+        raise _unreadable(path, error) from None
+    if not info.frames:
+        raise AudioError(f"{path} holds no samples.")
+    return float(info.frames / info.samplerate)
+
+
+def _unreadable(path: str | Path, error: Exception) -> AudioError:
+    reason = "there is no such file" if not Path(path).exists() else str(error).split(": ")[-1].rstrip(".")
+    return AudioError(f"{path} cannot be read as a sound ({reason}).")
 
 
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -52,7 +67,8 @@ def write(path: str | Path, wave: Tensor, rate: int, recipe: dict[str, Any] | No
     if kind not in FORMATS:
         raise AudioError(f"{path}: no format '{kind}'; there are {', '.join(FORMATS)}.")
     major, subtype = FORMATS[kind]
-    data = wave.detach().cpu().float().clamp(-1, 1).reshape(-1, wave.shape[-1]).T.numpy()    # (S, C)
+    plain = wave.detach().cpu().float().clamp(-1, 1).reshape(-1, wave.shape[-1]).T           # (S, C)
+    data = (sixteen_bits(plain) if subtype == "PCM_16" else plain).numpy()
     part = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
     try:
         with sf.SoundFile(str(part), "w", rate, data.shape[1], subtype, format=major) as file:
@@ -67,6 +83,11 @@ def write(path: str | Path, wave: Tensor, rate: int, recipe: dict[str, Any] | No
         raise _refusal(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def sixteen_bits(wave: Tensor) -> Tensor:
+    """float32 in [-1, 1] -> the nearest int16: what `read` gives of a 16-bit file comes back as it was, in every format."""
+    return (wave * 32768).round().clamp(-32768, 32767).to(torch.int16)
 
 
 def _check_whole(path: Path, samples: int) -> None:
@@ -93,8 +114,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         with sf.SoundFile(str(path)) as file:
             comment = file.comment
     except (sf.LibsndfileError, OSError) as error:
-        reason = "there is no such file" if not Path(path).exists() else str(error).split(": ")[-1].rstrip(".")
-        raise AudioError(f"{path} cannot be read as a sound ({reason}).") from None
+        raise _unreadable(path, error) from None
     try:
         recipe = json.loads(comment[len(TAG):]) if comment.startswith(TAG) else None
     except json.JSONDecodeError:

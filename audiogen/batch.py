@@ -7,23 +7,24 @@ of which one sound is missing is made again whole, so that even rounding is the 
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from audiogen import manifest
+from audiogen import audio, manifest, rank
 from audiogen.errors import AudiogenError, DataError
 from audiogen.manifest import Entry
-from audiogen.prompts import Fault, Listing, takes
+from audiogen.prompts import Fault, Listing, clause, takes
 from audiogen.recipe import Recipe, derive_seed
+from audiogen.recordings import Change, read_change
 from audiogen.settings import Settings
 
 if TYPE_CHECKING:
-    from audiogen.pipeline import Generation, Pipeline
+    from torch import Tensor
 
-T = TypeVar("T")
+    from audiogen.pipeline import Pipeline
 
 try:
     import fcntl
@@ -32,6 +33,7 @@ except ImportError:                                              # Windows: two 
 
 AUTO_SIZES = {"cpu": 1, "mps": 4, "cuda": 16}                    # alone on a CPU: as fast, and exact to the last bit
 NOT_COMPARED = ("dtype", "audiogen")                             # of a recipe: these may differ when a batch goes on
+OF_SOME = ("input", "input_digest", "strength", "spans", "candidates", "ranker")     # of an entry: some lines have them
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,31 @@ class Item:
     id: str
     file: str                                                    # relative to the folder
     line: int                                                    # of the list
-    recipe: Recipe
+    recipe: Recipe                                               # of a recording that is changed: without a duration
+    change: Change | None = None
+    candidates: int = 1
+    ranker: str | None = None                                    # of candidates; None: the model's own
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is made by itself, whatever the size of a batch."""
+        return self.change is not None or self.candidates > 1
 
     def as_dict(self) -> Entry:
         recipe = {k: v for k, v in self.recipe.as_dict().items() if k not in NOT_COMPARED}
-        return {"id": self.id, "file": self.file} | recipe
+        change = self.change.as_dict() if self.change else {}
+        best = {"candidates": self.candidates} | ({"ranker": self.ranker} if self.ranker else {}) if self.candidates > 1 else {}
+        return {"id": self.id, "file": self.file} | recipe | change | best
+
+
+@dataclass(frozen=True)
+class Made:
+    """The sounds of some items, and what is to be said of them."""
+
+    waves: "Sequence[Tensor]"                                    # (S,) or (C, S) each
+    sample_rate: int
+    tag: dict[str, Any] = field(default_factory=dict)            # in the file
+    entry: Entry = field(default_factory=dict)                   # in the manifest
 
 
 @dataclass(frozen=True)
@@ -60,10 +82,10 @@ class Plan:
 
     def groups(self) -> list[list[Item]]:
         """Groups of items with the same settings, in the order of their first; those with something left to make."""
-        buckets: dict[Settings, list[list[Item]]] = {}
+        buckets: dict[Hashable, list[list[Item]]] = {}
         ordered: list[list[Item]] = []
         for item in self.items:
-            chunks = buckets.setdefault(item.recipe.settings, [])
+            chunks = buckets.setdefault(item.id if item.alone else item.recipe.settings, [])
             if not chunks or len(chunks[-1]) == self.size:
                 chunks.append([])
                 ordered.append(chunks[-1])
@@ -88,16 +110,29 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 
-def expand(listing: Listing, base: Recipe, suffix: str) -> tuple[list[Item], list[Fault]]:
-    """The items of a list, what a line leaves out taken from `base`; and the lines that cannot be made."""
+def expand(listing: Listing, base: Recipe, suffix: str, folder: Path = Path(), candidates: int = 1,
+           ranker: str | None = None) -> tuple[list[Item], list[Fault]]:
+    """The items of a list, what a line leaves out taken from `base`; and the lines that cannot be made.
+
+    Recordings are looked for in `folder`.
+    """
     items: list[Item] = []
+    faults = list(listing.faults)
     for row in listing.rows:
         seed = derive_seed(base.seed, row.id) if row.seed is None else row.seed
-        recipe = replace(base, prompt=row.prompt, settings=replace(base.settings, **row.settings),
-                         negative=row.negative or base.negative, say=row.say or base.say)
-        items += [Item(name, f"{stem}.{suffix}", row.line, replace(recipe, seed=seed + k).check())
-                  for k, (name, stem) in enumerate(takes(row))]
-    return items, listing.faults
+        settings = replace(base.settings, **row.settings)
+        try:
+            change = read_change(row, folder)
+            if change is not None:
+                settings = replace(settings, duration=None, loop=False)
+            several = 1 if change else row.candidates or candidates
+            recipe = replace(base, prompt=row.prompt, settings=settings, negative=row.negative or base.negative,
+                             say=row.say or base.say)
+            items += [Item(name, f"{stem}.{suffix}", row.line, replace(recipe, seed=seed + k * several).check(), change, several,
+                           ranker) for k, (name, stem) in enumerate(takes(row))]
+        except AudiogenError as error:
+            faults.append(Fault(row.line, f"bad-{row.id}", clause(str(error)), row.prompt))
+    return items, faults
 
 
 def plan(folder: Path, items: list[Item], faults: list[Fault], size: int, overwrite: bool = False) -> Plan:
@@ -114,7 +149,9 @@ def plan(folder: Path, items: list[Item], faults: list[Fault], size: int, overwr
         if entry is not None and made:
             old = entry.get("file")
             now = item.as_dict()
-            difference = next((f"{k} {entry[k]}, now {v}" for k, v in now.items() if entry.get(k, v) != v), None)
+            old_new = [(k, entry.get(k, v), v) for k, v in now.items() if k not in OF_SOME]
+            old_new += [(k, entry.get(k), now.get(k)) for k in OF_SOME]
+            difference = next((f"{k} {before}, now {after}" for k, before, after in old_new if before != after), None)
             if difference and isinstance(old, str) and (folder / old).exists():
                 changed.append(f"'{item.id}' ({difference})")
             elif not difference and path.exists() and path.stat().st_size:
@@ -133,10 +170,8 @@ def plan(folder: Path, items: list[Item], faults: list[Fault], size: int, overwr
 
 def _is_of(path: Path, item: Item) -> bool:
     """Whether a sound without an entry is this item's, written just before a batch was killed."""
-    from audiogen.audio import read_recipe
-
     try:
-        return read_recipe(path).get("id") == item.id
+        return audio.read_recipe(path).get("id") == item.id
     except AudiogenError:
         return False
 
@@ -162,31 +197,6 @@ def finish(folder: Path, plan: Plan) -> list[Entry]:
     return listed
 
 
-def first(work: Callable[[], T]) -> T:
-    """What rank 0 makes, in every process, when all have come here. If it raises, the others leave without a word."""
-    from audiogen import distributed
-
-    if distributed.world() == 1:
-        return work()
-    import torch.distributed as dist
-
-    found: T | None = None
-    error: Exception | None = None
-    dist.all_gather_object([None] * distributed.world(), None)
-    if distributed.rank() == 0:
-        try:
-            found = work()
-        except Exception as cause:
-            error = cause
-    box = [(found, error is None)]
-    dist.broadcast_object_list(box)
-    if error is not None:
-        raise error
-    if not box[0][1]:
-        raise SystemExit(0)                                      # torchrun would stop rank 0 before it has said why
-    return box[0][0]                                             # type: ignore[return-value]
-
-
 class Worker:
     """Makes one process's share of a plan."""
 
@@ -195,6 +205,7 @@ class Worker:
         self.pipeline, self.folder, self.plan, self.out = pipeline, folder, plan, out
         self.spectrogram, self.watch, self.tell = spectrogram, watch, tell
         self.limits = plan.limits()
+        self.ranker: rank.Ranker | None = None                   # loaded when it is needed
         self.made = 0
 
     def make(self, group: list[Item]) -> None:
@@ -218,16 +229,22 @@ class Worker:
                 self._write(some, missing, found, size)
             at += size
 
-    def _generate(self, items: list[Item]) -> "Generation | Exception":
+    def _generate(self, items: list[Item]) -> "Made | Exception":
         """Their sounds, or why there are none; MemoryError for any way to run out of memory."""
         def watch(done: int, total: int) -> None:
             self.watch(self.made + len(items) * done / total * 0.95)             # decoding is the rest
 
         recipes = [item.recipe for item in items]
         try:
-            return self.pipeline.generate(
+            if items[0].change is not None:
+                changed = items[0].change.make(self.pipeline, recipes[0], watch)
+                return Made([changed.audio], changed.sample_rate, items[0].change.tag(changed.settings))
+            if items[0].candidates > 1:
+                return self._best(items[0], watch)
+            found = self.pipeline.generate(
                 [r.prompt for r in recipes], recipes[0].settings, [r.seed for r in recipes],
                 negatives=[r.negative for r in recipes], says=[r.say for r in recipes], watch=watch)
+            return Made(list(found.audio), found.sample_rate)
         except AudiogenError as error:
             return error
         except (RuntimeError, MemoryError) as error:
@@ -236,7 +253,16 @@ class Worker:
         _free_memory()
         return MemoryError("memory ran out; lower its duration")
 
-    def _write(self, items: list[Item], missing: list[Item], found: "Generation | Exception", size: int) -> None:
+    def _best(self, item: Item, watch: Callable[[int, int], None]) -> Made:
+        """The take that fits its prompt best, as `generate --candidates` finds it."""
+        self.ranker = self.ranker or rank.load_ranker(item.ranker, self.pipeline)
+        found, scores = rank.candidates(self.pipeline, self.ranker, item.recipe, item.candidates, watch)
+        k = rank.best(scores)
+        told = {"score": round(scores[k], 6), "candidates": item.candidates}
+        return Made([found[k].audio[0]], found[k].sample_rate,
+                    told | {"seed": item.recipe.seed + k, "ranker": self.ranker.name}, told | {"kept": item.recipe.seed + k})
+
+    def _write(self, items: list[Item], missing: list[Item], found: "Made | Exception", size: int) -> None:
         for item in missing:
             if isinstance(found, Exception):
                 entry = item.as_dict() | {"error": str(found).rstrip(".")}
@@ -248,19 +274,18 @@ class Worker:
             self.watch(self.made)
             self.tell(entry)
 
-    def _store(self, item: Item, found: "Generation", index: int) -> dict[str, Any]:
-        from audiogen import audio
-
-        path, wave = self.folder / item.file, found.audio[index]  # (S,)
+    def _store(self, item: Item, found: Made, index: int) -> dict[str, Any]:
+        path, wave = self.folder / item.file, found.waves[index]  # (S,) or (C, S)
         if self.spectrogram:
             from audiogen.plot import write_spectrogram
 
-            write_spectrogram(path.with_suffix(".png"), wave.numpy(), found.sample_rate, item.recipe.prompt)
+            mono = wave if wave.ndim == 1 else wave.mean(0)      # (S,)
+            write_spectrogram(path.with_suffix(".png"), mono.numpy(), found.sample_rate, item.recipe.prompt)
         dtype = str(self.pipeline.dtype).removeprefix("torch.")
-        recipe = {"command": "generate", "id": item.id} | item.recipe.as_dict() | {"dtype": dtype}
+        recipe = {"command": "generate", "id": item.id} | item.recipe.as_dict() | {"dtype": dtype} | found.tag
         audio.write(path, wave, found.sample_rate, recipe)
         manifest.sync(self.folder)
-        return {"sample_rate": found.sample_rate, "seconds": round(wave.shape[-1] / found.sample_rate, 6)}
+        return {"sample_rate": found.sample_rate, "seconds": round(wave.shape[-1] / found.sample_rate, 6)} | found.entry
 
 
 def _free_memory() -> None:

@@ -1,13 +1,16 @@
 """Several processes as one: torch.distributed where torchrun started them, and nothing at all where it did not."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -49,6 +52,27 @@ def wait() -> None:
     """Until every process is here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def first(work: Callable[[], T]) -> T:
+    """What rank 0 makes, in every process, when all have come here. If it raises, the others leave without a word."""
+    if world() == 1:
+        return work()
+    found: T | None = None
+    error: Exception | None = None
+    dist.all_gather_object([None] * world(), None)
+    if rank() == 0:
+        try:
+            found = work()
+        except Exception as cause:
+            error = cause
+    box = [(found, error is None)]
+    dist.broadcast_object_list(box)
+    if error is not None:
+        raise error
+    if not box[0][1]:
+        raise SystemExit(0)                                      # torchrun would stop rank 0 before it has said why
+    return box[0][0]                                             # type: ignore[return-value]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

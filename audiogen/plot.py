@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from audiogen.errors import AudioError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
@@ -20,6 +21,7 @@ Array = NDArray[Any]
 
 WIDTH, WAVE, HEIGHT = 800, 48, 288                               # pixels: the picture's plane, its two parts
 LEFT, RIGHT, TOP, GAP, BOTTOM = 64, 20, 34, 6, 40                # pixels around and between
+PANEL, NAME = 72, 24                                             # pixels of a word's map, and of the line above it
 RANGE = 80.0                                                     # dB from the brightest to black
 QUIETEST = -40.0                                                 # dB of a full-scale sine: a peak below it stays dark
 
@@ -101,7 +103,43 @@ def write_spectrogram(path: Path, audio: Array, sample_rate: int, title: str = "
     _axes(draw, small, len(audio) / sample_rate, sample_rate)
     draw.text((LEFT, TOP - 10), _fit(draw, title or Path(path).stem, large), INK, large, anchor="ls")
     draw.text((LEFT + WIDTH, TOP + WAVE + GAP + HEIGHT + 34), _loudest(decibels), PALE, small, anchor="rs")
-    beside = Path(path).with_name(f".{Path(path).name}.part")
+    _save(canvas, Path(path))
+
+
+def write_attention(path: Path, maps: Sequence[tuple[str, Array]], middles: Array, audio: Array, sample_rate: int,
+                    frames: float, title: str = "") -> None:
+    """Write a PNG of words' cross-attention maps (m, t), low bands first, under the waveform of the sound (S,).
+
+    The sound ends after `frames` of the t columns; `middles` (M,) are the model's mel bands in Hz. Each map has all the
+    colours from its least to its greatest value; the two stand beside the word. Raises AudioError as `write_spectrogram`.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    audio, top = np.nan_to_num(np.asarray(audio, np.float32)), TOP + WAVE + GAP
+    canvas = Image.new("RGB", (LEFT + WIDTH + RIGHT, top + len(maps) * (NAME + PANEL) + BOTTOM), PAPER)
+    canvas.paste(Image.fromarray(envelope(audio.clip(-1, 1), WIDTH, WAVE)), (LEFT, TOP))
+    draw = ImageDraw.Draw(canvas)
+    small, large = ImageFont.load_default(12), ImageFont.load_default(15)
+    draw.text((LEFT, TOP - 10), _fit(draw, title or Path(path).stem, large), INK, large, anchor="ls")
+    for k, (word, part) in enumerate(maps):
+        least, most = float(part.min()), float(part.max())
+        y = top + k * (NAME + PANEL) + NAME
+        level = Image.fromarray(np.asarray((part[::-1] - least) / max(most - least, 1e-12), np.float32))
+        whole = level.resize((WIDTH, PANEL), Image.Resampling.BILINEAR, box=(0, 0, min(frames, part.shape[1]), part.shape[0]))
+        canvas.paste(Image.fromarray(colour(np.asarray(whole))), (LEFT, y))
+        draw.text((LEFT, y - 6), _fit(draw, word, large), INK, large, anchor="ls")
+        draw.text((LEFT + WIDTH, y - 6), f"{least:.2%} to {most:.2%} of the attention", PALE, small, anchor="rs")
+        for f in (250, 1000, 4000):
+            if f < middles[-1]:
+                at = y + PANEL * (1 - float(np.interp(f, middles, np.arange(len(middles)) + 0.5)) / len(middles))
+                draw.line((LEFT - 5, at, LEFT - 1, at), PALE)
+                draw.text((LEFT - 8, at), f"{f // 1000} kHz" if f >= 1000 else f"{f} Hz", INK, small, anchor="rm")
+    _time(draw, small, len(audio) / sample_rate, top + len(maps) * (NAME + PANEL))
+    _save(canvas, Path(path))
+
+
+def _save(canvas: "Image", path: Path) -> None:
+    beside = path.with_name(f".{path.name}.part")
     try:
         canvas.save(beside, format="PNG", compress_level=4)
         os.replace(beside, path)
@@ -119,6 +157,12 @@ def _axes(draw: "ImageDraw", font: "FreeTypeFont | ImageFont", seconds: float, s
         if f <= sample_rate / 2 and (f >= 250 or sample_rate < 12_000):
             draw.line((LEFT - 5, y, LEFT - 1, y), PALE)
             draw.text((LEFT - 8, y), f"{f // 1000} kHz" if f >= 1000 else f"{f} Hz", INK, font, anchor="rm")
+    _time(draw, font, seconds, bottom)
+    draw.rectangle((LEFT - 1, top - 1, LEFT + WIDTH, bottom), outline=PALE)
+
+
+def _time(draw: "ImageDraw", font: "FreeTypeFont | ImageFont", seconds: float, bottom: int) -> None:
+    """Ticks of seconds under a plane that ends at `bottom`."""
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 1e9) if seconds / s <= 10)
     digits = max(0, -int(np.floor(np.log10(step)))) if step < 1 else 0
     for k in range(int(seconds / step + 1e-6) + 1):
@@ -126,7 +170,6 @@ def _axes(draw: "ImageDraw", font: "FreeTypeFont | ImageFont", seconds: float, s
         draw.line((x, bottom, x, bottom + 4), PALE)
         draw.text((x, bottom + 8), f"{k * step:.{digits}f}", INK, font, anchor="mt")
     draw.text((LEFT, bottom + 34), "seconds", PALE, font, anchor="ls")
-    draw.rectangle((LEFT - 1, top - 1, LEFT + WIDTH, bottom), outline=PALE)
 
 
 def _loudest(decibels: Array) -> str:

@@ -16,9 +16,11 @@ from audiogen.recipe import MAX_SEED, Recipe, safe_id, slug
 from audiogen.settings import Settings
 
 KINDS = ("txt", "csv", "tsv", "jsonl")
-COLUMNS = ("prompt", "id", "seed", "negative", "say", "duration", "steps", "guidance", "sampler", "count")
-SETTINGS = ("duration", "steps", "guidance", "sampler")
+COLUMNS = ("prompt", "id", "seed", "negative", "say", "duration", "steps", "guidance", "sampler", "count",
+           "loop", "candidates", "input", "strength", "span")
 MAX_COUNT = 1000
+MAX_CANDIDATES = 100
+YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 Cells = dict[str, Any]                                           # a line's values by column; None: left empty
 
 
@@ -34,6 +36,10 @@ class Row:
     negative: str | None = None
     say: str | None = None
     count: int = 1
+    candidates: int | None = None                                # takes of which the best is kept
+    input: str | None = None                                     # a recording that is changed, by `strength` or in `span`
+    strength: float | None = None
+    span: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)       # those that the line gives
 
 
@@ -186,10 +192,13 @@ def _unique(found: Iterator[tuple[int, Cells | str]], count: int) -> Listing:
             rows.append(row)
         except SettingsError as error:
             prompt = cells.get("prompt") if isinstance(cells, dict) else None
-            text = str(error)
-            faults.append(Fault(line, f"bad-{own}", text[:1].lower() + text[1:].rstrip("."),
-                                _readable(prompt) if isinstance(prompt, str) else None))
+            faults.append(Fault(line, f"bad-{own}", clause(str(error)), _readable(prompt) if isinstance(prompt, str) else None))
     return Listing(rows, faults)
+
+
+def clause(sentence: str) -> str:
+    """A sentence as it stands after "line 7: "."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def takes(row: Row) -> list[tuple[str, str]]:
@@ -212,7 +221,7 @@ def _parse(line: int, cells: Cells, own: str, takes: int) -> Row:
     if not 1 <= count <= MAX_COUNT:
         raise SettingsError(f"a count of {count} is out of range; give 1 to {MAX_COUNT}")
     settings = {"duration": _number(cells, "duration", float), "steps": _number(cells, "steps", int),
-                "guidance": _number(cells, "guidance", float), "sampler": _text(cells, "sampler")}
+                "guidance": _number(cells, "guidance", float), "sampler": _text(cells, "sampler"), "loop": _yes(cells, "loop")}
     given = {k: v for k, v in settings.items() if v is not None}
     name = cells.get("id")
     if isinstance(name, int) and not isinstance(name, bool):
@@ -221,11 +230,31 @@ def _parse(line: int, cells: Cells, own: str, takes: int) -> Row:
         raise SettingsError(f"the id {name!r} is neither text nor a whole number")
     name = name.strip() if name else None
     recipe = Recipe(prompt or "", seed or 0, Settings(**given), "", negative=negative, say=say).check()
-    if seed is not None and seed + count - 1 > MAX_SEED:
+    candidates, recording = _number(cells, "candidates", int), _recording(cells)
+    if candidates is not None and not 1 <= candidates <= MAX_CANDIDATES:
+        raise SettingsError(f"{candidates} candidates are out of range; give 1 to {MAX_CANDIDATES}")
+    if seed is not None and seed + count * (candidates or 1) - 1 > MAX_SEED:
         raise SettingsError("the seeds of its takes are out of range")
     if name and (len(name) > 1000 or not _readable(name) == name):
         raise SettingsError("its id is longer than 1000 characters, or not readable text")
-    return Row(line, name or own, bool(name), recipe.prompt, seed, negative, say, count, given)
+    return Row(line, name or own, bool(name), recipe.prompt, seed, negative, say, count, candidates, *recording, given)
+
+
+def _recording(cells: Cells) -> tuple[str | None, float | None, str | None]:
+    """The cells input, strength and span; raises SettingsError for what does not go together."""
+    name, strength, span = _text(cells, "input") or None, _number(cells, "strength", float), _text(cells, "span") or None
+    if name is None and (strength is not None or span is not None):
+        raise SettingsError(f"{'strength' if span is None else 'span'} is of a recording: name it in the column input")
+    if strength is not None and span is not None:
+        raise SettingsError("strength changes all of a recording and span a part of it: give one of them")
+    if name is not None:
+        if cells.get("duration") is not None:
+            raise SettingsError("duration is that of the input: leave one of the two empty")
+        if _yes(cells, "loop"):
+            raise SettingsError("loop is for sounds without an input: leave one of the two empty")
+        if (_number(cells, "candidates", int) or 1) != 1:
+            raise SettingsError("candidates are for sounds without an input: leave one of the two empty")
+    return name, strength, span
 
 
 def _text(cells: Cells, name: str) -> str | None:
@@ -233,6 +262,17 @@ def _text(cells: Cells, name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise SettingsError(f"the {name} must be text, not {json.dumps(value)[:40]}")
     return value.strip() if value else value
+
+
+def _yes(cells: Cells, name: str) -> bool | None:
+    """The cell as yes or no, None if it is empty."""
+    value = cells.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word not in YES + NO:
+        raise SettingsError(f"{name} must be yes or no, not {json.dumps(value)[:40]}")
+    return word in YES
 
 
 def _number(cells: Cells, name: str, kind: type) -> Any:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiogen.audio import resample
+from audiogen.diffusion.sampling import Watch, ignore
 from audiogen.errors import SettingsError
 from audiogen.evaluate.embed import Embedder, TextEmbedder, load_embedder
+from audiogen.recipe import Recipe
 from audiogen.sentence import Sentence
 from audiogen.timeline import read_timeline
 from audiogen.words import read_weights
@@ -17,7 +19,7 @@ from audiogen.words import read_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from audiogen.pipeline import Pipeline
+    from audiogen.pipeline import Generation, Pipeline
 
 Array = NDArray[Any]
 NEAREST = 5                                                      # classes of a tagger that stand for a prompt
@@ -115,6 +117,21 @@ def scored(ranker: Ranker, prompt: str, wave: "Tensor", rate: int, timeline: boo
     parts = [(s.prompt, wave[int(s.begin * rate) : int(s.end * rate)]) for s in read_timeline(prompt)]
     heard = [(p, w) for p, w in parts if len(w)]
     return sum(ranker.score(read_weights(p).prompt, w, rate) for p, w in heard) / len(heard)
+
+
+def candidates(pipeline: "Pipeline", ranker: Ranker, recipe: Recipe, count: int,
+               watch: Watch = ignore) -> tuple[list["Generation"], list[float]]:
+    """Takes of a recipe with seeds that follow each other, each made alone, and their scores."""
+    made, scores = [], []
+    for k in range(count):
+        def tell(done: int, total: int, k: int = k) -> None:
+            watch(k * total + done, count * total)
+
+        take = pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed + k], negatives=[recipe.negative],
+                                 says=[recipe.say], watch=tell)
+        made.append(take)
+        scores.append(scored(ranker, recipe.prompt, take.audio[0], take.sample_rate, recipe.settings.timeline))
+    return made, scores
 
 
 def best(scores: Sequence[float]) -> int:

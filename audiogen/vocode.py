@@ -24,7 +24,7 @@ def vocode(vocoder: HifiGan | Vocos, mel: Tensor, hop: int, loop: bool = False, 
         at = torch.arange(first, last)                           # frames of the piece and around it
         part = mel[..., at.to(mel.device) % frames]
         if isinstance(vocoder, Vocos):
-            wave = vocoder(part, at=(at % frames if loop else at) % TAPE)
+            wave = vocoder(part, noise=vocoder.noise(first, last, frames)) if loop else vocoder(part, at=at % TAPE)
         else:
             wave = vocoder(part)
         end = None if b == frames and not loop else (b - first) * hop

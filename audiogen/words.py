@@ -11,6 +11,7 @@ from audiogen.errors import SettingsError
 WEIGHT = re.compile(r"\(([^():]+):\s*([-+]?\d*\.?\d+)\s*\)")
 MAX_WEIGHT = 10.0
 MARKS = ("##", "\u2581", "\u0120")                               # with which tokenizers begin or join pieces of words
+WORD = re.compile(r"\w+(?:[-'\u2019.]\w+)*")                      # without the punctuation around it
 Place = tuple[int, int]                                          # characters [begin, end) of a prompt
 
 
@@ -72,6 +73,14 @@ def token_weights(weighted: Weighted, tokens: Sequence[str]) -> list[float]:
         for i in inside:
             weights[i] = weight
     return weights
+
+
+def tokens_of_words(tokens: Sequence[str], prompt: str) -> list[tuple[str, list[int]]]:
+    """Each word of a prompt, and which tokens carry it; those that no token carries are left out."""
+    places = list(enumerate(locate(tokens, prompt)))
+    words = [(match[0], [i for i, place in places if place is not None and match.start() <= place[0] < match.end()])
+             for match in WORD.finditer(prompt)]
+    return [(word, carriers) for word, carriers in words if carriers]
 
 
 def align(source: str, target: str, source_tokens: Sequence[str], target_tokens: Sequence[str],

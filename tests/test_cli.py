@@ -249,3 +249,13 @@ def test_progress_is_silent_where_nobody_looks(capfd: pytest.CaptureFixture[str]
         watch(1, 2)
     assert capfd.readouterr() == ("", "")
     assert console.printable("a\x1b[2Jb\nc") == "a\ufffd[2Jb c"
+
+
+@pytest.mark.parametrize("text", ["8", "a-b", "0.3-", "-1-2"])
+def test_an_interval_that_is_none_is_said(text: str) -> None:
+    from audiogen.cli.options import interval
+    from audiogen.errors import SettingsError
+
+    assert interval("0.3-8") == (0.3, 8.0)
+    with pytest.raises(SettingsError, match="--guidance-interval"):
+        interval(text)

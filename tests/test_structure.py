@@ -15,7 +15,7 @@ LINES, FUNCTION_LINES = 320, 70
 # A module imports only from its own layer or below; the longest name that fits counts.
 LAYERS = {
     "audiogen": 7, "audiogen.__main__": 7, "audiogen.cli": 7,
-    "audiogen.batch": 6, "audiogen.hub": 6, "audiogen.train": 6, "audiogen.evaluate": 6,
+    "audiogen.batch": 6, "audiogen.recordings": 6, "audiogen.hub": 6, "audiogen.train": 6, "audiogen.evaluate": 6,
     "audiogen.pipeline": 5, "audiogen.edit": 5, "audiogen.evaluate.metrics": 5, "audiogen.evaluate.embed": 5, "audiogen.rank": 5,
     "audiogen.checkpoint": 4, "audiogen.compat": 4,
     "audiogen.text": 3, "audiogen.encoders": 3, "audiogen.sentence": 3, "audiogen.vocode": 3, "audiogen.diffusion.denoiser": 3,

@@ -7,7 +7,8 @@ import torch
 
 from audiogen.config import MelConfig, VocoderConfig
 from audiogen.mel import Mel
-from audiogen.models.vocos import Vocos, spread
+from audiogen.models.vocos import TAPE, Vocos, spread
+from audiogen.vocode import vocode
 
 MEL = MelConfig()
 CONFIG = VocoderConfig(kind="vocos", bins=64, channels=32, layers=1, n_fft=640, noise=64)
@@ -62,6 +63,46 @@ def test_noise_has_the_level_that_the_mel_asks_for(vocoder: Vocos) -> None:
     assert abs(float(error.mean())) < 0.25, "the mean level, in nats"
     louder = (Mel(MEL)(2 * out) - mel)[..., 8:-8]
     assert abs(float(louder.mean())) > 0.5
+
+
+def test_noise_of_a_loop_has_no_seam(vocoder: Vocos) -> None:
+    """Where the noise's end meets its beginning it is as loud, as even and as steady as elsewhere."""
+    def heard(wrapped: bool) -> tuple[float, float, float]:
+        """(level at the seam, steps between samples there, spectral change across it), each over that elsewhere."""
+        level, steps, change = [], [], []
+        for frames in range(60, 100):
+            mel = torch.full((1, 64, frames), -4.0)
+            if wrapped:
+                wave = vocode(vocoder, mel, 160, loop=True)[0]
+            else:                                                # the tape cut off, its ends put together
+                at = torch.arange(-20, frames + 20) % frames
+                wave = vocoder(mel[..., at], at=at)[0, 20 * 160 : -20 * 160]
+            assert len(wave) == frames * 160
+            turned = wave.roll(len(wave) // 2)                   # the seam in the middle
+            seam, rest = turned[len(wave) // 2 - 160 :][:320], torch.cat([turned[1600:3200], turned[-3200:-1600]])
+            level.append(seam.square().mean() / rest.square().mean())
+            steps.append(seam.diff().square().mean() / rest.diff().square().mean())
+            bands = [torch.fft.rfft(turned[len(wave) // 2 + shift :][:320]).abs().square().view(-1)[:160].view(20, 8).sum(dim=1)
+                     for shift in (-320, 0, -2320, -2000)]
+            change.append((bands[0] / bands[1]).log().abs().mean() / (bands[2] / bands[3]).log().abs().mean())
+        return tuple(float(torch.stack(values).mean()) for values in (level, steps, change))
+
+    with torch.no_grad():
+        level, steps, change = heard(wrapped=True)
+        assert 0.8 < level < 1.25
+        assert 0.8 < steps < 1.25
+        assert change < 1.25
+        cut, _, _ = heard(wrapped=False)
+        assert cut < 0.8                                         # frames that do not belong together are quieter
+
+
+def test_noise_of_a_circle_as_long_as_the_tape_is_the_tape(vocoder: Vocos) -> None:
+    mel, spectrum = vocoder.noise(TAPE - 3, TAPE + 3, TAPE)
+    at = torch.arange(TAPE - 3, TAPE + 3) % TAPE
+    assert torch.allclose(mel, vocoder.noise_mel[:, at], atol=1e-4)
+    assert torch.allclose(spectrum, vocoder.noise_spectrum[:, at], atol=1e-3)
+    assert not torch.allclose(vocoder.noise(997, 1003, 1000)[1], vocoder.noise_spectrum[:, 997:1003], atol=1e-1)
+    assert torch.allclose(vocoder.noise(500, 506, 1000)[1], vocoder.noise_spectrum[:, 500:506], atol=1e-3)
 
 
 def test_without_noise_there_is_none() -> None:

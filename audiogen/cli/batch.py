@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audiogen.cli import console, options
+from audiogen.cli import console, options, takes
 from audiogen.errors import SettingsError
-from audiogen.prompts import Listing, read_list
+from audiogen.prompts import Fault, Listing, read_list
 from audiogen.recipe import Recipe
 from audiogen.settings import Settings
 
 if TYPE_CHECKING:
-    from audiogen.batch import Plan
+    from audiogen.batch import Item, Plan
 
 LIST = "The list"                                                # a heading of help
 
 
+@options.filled(options.wanted)
 def batch(
     source: Annotated[str, typer.Argument(
         metavar="FILE", help="A list of prompts: .txt, .csv, .tsv or .jsonl; - is stdin.")],
@@ -34,57 +35,48 @@ def batch(
         rich_help_panel=LIST)] = 1,
     seed: Annotated[int, typer.Option(
         "--seed", "-s", help="A line without a seed draws its own from this and its id.", rich_help_panel=LIST)] = 0,
-    model: options.Model = None,
-    negative: options.Negative = None,
     duration: options.Duration = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    guidance_rescale: options.GuidanceRescale = None,
-    sampler: options.Sampler = None,
-    karras: options.Karras = None,
-    eta: options.Eta = None,
-    say: options.Say = None,
+    loop: takes.Loop = None,
+    candidates: takes.Candidates = 1,
+    ranker: takes.RankerName = None,
     batch_size: Annotated[str, typer.Option(
         help="Sounds made at once, all of one length: a number, or auto (one on a CPU, 16 on a GPU); "
              "halved where memory runs out.",
         rich_help_panel=options.NUMERICS)] = "auto",
-    device: options.Device = "auto",
-    dtype: options.DType = None,
-    offline: options.Offline = False,
-    format: options.Format = None,
-    spectrogram: options.Spectrogram = False,
     overwrite: Annotated[bool, typer.Option(
         "--overwrite", help="Make again what lies in the folder and was made with other settings.",
         rich_help_panel=options.OUTPUT)] = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    wanted: options.Wanted = options.NOTHING,
 ) -> None:
     """Generate a sound for every line of a list. Stopped at any moment and run again, it goes on where it was.
 
     A .txt has a prompt a line; the others have a column `prompt` and may have `id`, `seed`,
-    `negative`, `say`, `duration`, `steps`, `guidance`, `sampler` and
-    `count`; options stand in for what a line leaves out. manifest.jsonl in the folder records each sound once: id,
+    `negative`, `say`, `duration`, `steps`, `guidance`, `sampler`, `loop`, `candidates`
+    and `count`; options stand in for what a line leaves out. With an `input` (a sound file,
+    relative to the list) a line changes that recording: `span` ("2.5-4; 6-7") is painted anew,
+    or all of it becomes like the prompt, by `strength` (0.5). manifest.jsonl in the folder records each sound once: id,
     file, prompt, seed, settings and seconds, or the error. Bad lines are reported with their numbers, the others are
     made, and the exit code is 1.
 
     A sound that was made with other settings is an error, unless you say --overwrite. Sounds without an id are known by
     what their line says: a line that comes in changes no other sound.
     """
-    settings: dict[str, Any] = options.given(duration=duration, steps=steps, guidance=guidance, sampler=sampler,
-                                             rescale=guidance_rescale, karras=karras, eta=eta)
-    base = Recipe("-", seed, Settings(**settings), model or "everyday", dtype or "auto", negative, say).check()
+    base = wanted.change(Recipe("-", seed, Settings(), "everyday"), duration=duration, loop=loop).check()
+    takes.Takes(candidates, ranker=ranker if candidates > 1 else None).check()
     size = _size(batch_size)
-    kind = options.check_format(format) if format else "wav"
+    kind = options.check_format(wanted.format) if wanted.format else "wav"
     if not 1 <= count <= 1000:
         raise SettingsError(f"A count of {count} is out of range; give 1 to 1000.")
-    options.go_offline(offline)
+    options.set_hub(wanted.offline, wanted.quiet)
     read = partial(read_list, source, list_format and list_format.lower().removeprefix("."), count)
+    from audiogen import batch as work
     from audiogen import distributed, hub
 
-    where = "standard input" if source == "-" else source
-    show = Show(where, overwrite, spectrogram, quiet or distributed.rank() > 0, as_json)
-    with distributed.joined(hub.pick_device(device), timedelta(days=30)) as own_device:
-        failed = _run(read, base, out, kind, size, own_device, show)
+    where, folder = ("standard input", Path()) if source == "-" else (source, Path(source).parent)
+    expand = partial(work.expand, suffix=kind, folder=folder, candidates=candidates, ranker=ranker)
+    show = Show(where, overwrite, wanted.spectrogram, wanted.quiet or distributed.rank() > 0, wanted.as_json)
+    with distributed.joined(hub.pick_device(wanted.device), timedelta(days=30)) as own_device:
+        failed = _run(read, expand, base, out, size, own_device, show)
     if failed and distributed.rank() == 0:                       # torchrun stops all at the first that fails
         raise typer.Exit(1)
 
@@ -109,11 +101,11 @@ class Show:
     as_json: bool
 
 
-def _run(read: Callable[[], Listing], base: Recipe, out: Path, kind: str, size: int | None, device: str,
-         show: Show) -> int:
+def _run(read: Callable[[], Listing], expand: Callable[[Listing, Recipe], "tuple[list[Item], list[Fault]]"], base: Recipe,
+         out: Path, size: int | None, device: str, show: Show) -> int:
     """Make the list; returns how many of its sounds and lines failed."""
     from audiogen import batch as work
-    from audiogen import hub, manifest
+    from audiogen import distributed, hub, manifest
     from audiogen.checkpoint import read_model_config
 
     def prepare() -> "Plan":
@@ -122,7 +114,7 @@ def _run(read: Callable[[], Listing], base: Recipe, out: Path, kind: str, size: 
             console.note(f"Note: columns without a meaning here: {', '.join(listing.unused)}.", show.quiet)
         config = read_model_config(hub.resolve(base.model))
         full = replace(base, settings=base.settings.with_defaults(config.defaults))
-        items, faults = work.expand(listing, full, kind)
+        items, faults = expand(listing, full)
         options.prepare_folder(out)
         stack.enter_context(work.locked(out))
         for fault in faults:
@@ -130,11 +122,11 @@ def _run(read: Callable[[], Listing], base: Recipe, out: Path, kind: str, size: 
         return work.plan(out, items, faults, size or work.AUTO_SIZES[device.split(":")[0]], show.overwrite)
 
     with ExitStack() as stack:
-        plan = work.first(prepare)
+        plan = distributed.first(prepare)
         if plan.done:
             console.note(f"{len(plan.done)} of {len(plan.items)} are there already.", show.quiet)
         _make(plan, base, out, device, show)
-        entries = work.first(lambda: work.finish(out, plan))
+        entries = distributed.first(lambda: work.finish(out, plan))
     failed = sum("error" in entry for entry in entries)
     made = len(entries) - failed
     if not show.quiet and not show.as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from audiogen.cli import console, options
-from audiogen.cli.edit import NOTHING, How, Prompt, shared
+from audiogen.cli.edit import How, Prompt, shared
 from audiogen.cli.output import targets
 from audiogen.cli.takes import deliver, order
 from audiogen.recipe import stem
@@ -22,7 +22,7 @@ def blend(
     duration: options.Duration = None,
     other_seed: Annotated[int | None, typer.Option(
         help="Noise of the other prompt, to go to as well.", show_default="the same", rich_help_panel=options.SOUND)] = None,
-    how: How = NOTHING,
+    how: How = options.NOTHING,
 ) -> None:
     """Make a sound between two prompts."""
     from audiogen.edit import control, paint
@@ -31,8 +31,8 @@ def blend(
     recipe = replace(how.recipe, prompt=first, settings=replace(how.recipe.settings, duration=duration)).check()
     other = check_prompt(second)
     name = stem(f"{recipe.prompt} {other}", recipe.seed)
-    [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.spectrogram)
-    options.go_offline(how.offline)
+    [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.pictures)
+    options.set_hub(how.offline, how.output.quiet)
     with console.progress(f"loading {recipe.model}", how.output.quiet):
         from audiogen import hub
 

@@ -1,6 +1,5 @@
 """`audiogen edit`, `inpaint`, `extend`, `upscale`: recordings that are changed, in their own rate and channels."""
 
-import inspect
 import secrets
 import time
 from collections.abc import Callable
@@ -45,37 +44,15 @@ class How:
     output: Output
 
 
-NOTHING: Any = None                                              # `shared` fills it in
+@options.filled(options.wanted)
+def _how(seed: Seed = None, out: Out = None, play: Play = False, overwrite: options.Overwrite = False,
+         wanted: options.Wanted = options.NOTHING) -> How:
+    recipe = Recipe("-", secrets.randbelow(2**31) if seed is None else seed, Settings(), "everyday")
+    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json)
+    return How(wanted.change(recipe).check(), wanted.device, wanted.offline, out, wanted.format, overwrite, output)
 
 
-def _how(
-    model: options.Model = None, negative: options.Negative = None, steps: options.Steps = None,
-    guidance: options.Guidance = None, guidance_rescale: options.GuidanceRescale = None, sampler: options.Sampler = None,
-    karras: options.Karras = None, eta: options.Eta = None, seed: Seed = None, say: options.Say = None,
-    device: options.Device = "auto", dtype: options.DType = None, offline: options.Offline = False, out: Out = None,
-    format: options.Format = None, spectrogram: options.Spectrogram = False, play: Play = False,
-    overwrite: options.Overwrite = False, quiet: options.Quiet = False, as_json: options.Json = False,
-) -> How:
-    settings = Settings(**options.given(steps=steps, guidance=guidance, rescale=guidance_rescale, sampler=sampler,
-                                        karras=karras, eta=eta))
-    recipe = Recipe("-", secrets.randbelow(2**31) if seed is None else seed, settings, model or "everyday", dtype or "auto",
-                    negative, say)
-    return How(recipe.check(), device, offline, out, format, overwrite, Output("", spectrogram, play, quiet, as_json))
-
-
-def shared(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `_how` in place of its last parameter, which receives what they say."""
-    own = list(inspect.signature(command).parameters.values())[:-1]
-    common = list(inspect.signature(_how).parameters.values())
-
-    def run(**given: Any) -> None:
-        mine = {p.name: given.pop(p.name) for p in own}
-        command(**mine, how=_how(**given))
-
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature([*own, *common])       # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
-    return run
+shared = options.filled(_how)
 
 
 @shared
@@ -84,7 +61,7 @@ def edit(
     prompt: Prompt,
     strength: Annotated[float, typer.Option(
         help="0 keeps the recording (through the model), 1 ignores it.", rich_help_panel=RECORDING)] = 0.5,
-    how: How = NOTHING,
+    how: How = options.NOTHING,
 ) -> None:
     """Make a recording sound like a prompt, its course kept: a style transfer (SDEdit)."""
     from audiogen.edit import paint
@@ -103,7 +80,7 @@ def inpaint(
         rich_help_panel=RECORDING)] = None,
     band: Annotated[str | None, typer.Option(
         help="Paint only these Hz, as 2000-8000.", show_default="all", rich_help_panel=RECORDING)] = None,
-    how: How = NOTHING,
+    how: How = options.NOTHING,
 ) -> None:
     """Paint spans of a recording anew; everywhere else its own samples stay."""
     if not span and band is None:
@@ -126,7 +103,7 @@ def extend(
                                            rich_help_panel=RECORDING)] = 0.0,
     before: Annotated[float, typer.Option(help="How many seconds earlier it begins.", show_default="0",
                                           rich_help_panel=RECORDING)] = 0.0,
-    how: How = NOTHING,
+    how: How = options.NOTHING,
 ) -> None:
     """Continue a recording beyond its end, or let it begin earlier; its own samples stay."""
     from audiogen.edit import paint
@@ -144,7 +121,7 @@ def upscale(
                                           show_default=False)] = "",
     cutoff: Annotated[float | None, typer.Option(
         help="Hz above which to paint.", show_default="where the recording ends", rich_help_panel=RECORDING)] = None,
-    how: How = NOTHING,
+    how: How = options.NOTHING,
 ) -> None:
     """Paint the upper band that a dull recording lacks (super-resolution)."""
     from audiogen.edit import paint
@@ -164,8 +141,8 @@ def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra:
     wave, rate = read(source, mono=False)
     check(wave.shape[-1] / rate)
     name = f"{slug(source.stem) or 'sound'}-{command}-{recipe.seed}"
-    [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.spectrogram)
-    options.go_offline(how.offline)
+    [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.pictures)
+    options.set_hub(how.offline, how.output.quiet)
     with console.progress(f"loading {recipe.model}", how.output.quiet):
         from audiogen import hub
 

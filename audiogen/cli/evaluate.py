@@ -57,7 +57,7 @@ def evaluate(
         raise SettingsError("Give FOLDER --reference FOLDER to judge sounds, or --model NAME --data FOLDER to judge a model.")
     settings = Settings(duration=duration, steps=steps, guidance=guidance).check()
     options.prepare_folder(out)
-    options.go_offline(offline)
+    options.set_hub(offline)
     from audiogen.evaluate.embed import load_embedder
     from audiogen.evaluate.report import write_report
 

@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,26 +28,18 @@ Out = Annotated[Path | None, typer.Option(
     rich_help_panel=options.OUTPUT)]
 
 
+@options.filled(options.wanted)
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(
         metavar="PROMPT...", help="What should sound; each prompt becomes a file.", show_default=False)] = None,
     like: Annotated[Path | None, typer.Option(
         metavar="FILE", help="Make a sound of audiogen again; other options change it.",
         rich_help_panel=options.SOUND)] = None,
-    model: options.Model = None,
-    negative: options.Negative = None,
     duration: options.Duration = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    guidance_rescale: options.GuidanceRescale = None,
-    sampler: options.Sampler = None,
-    karras: options.Karras = None,
-    eta: options.Eta = None,
     seed: Seed = None,
     count: Annotated[int, typer.Option(
         "--count", "-c", help="Takes of each prompt, with seeds that follow each other.",
         rich_help_panel=options.SOUND)] = 1,
-    say: options.Say = None,
     loop: takes.Loop = None,
     timeline: takes.Timeline = None,
     candidates: takes.Candidates = 1,
@@ -56,16 +48,11 @@ def generate(
     swap: takes.Swap = None,
     variation_of: takes.VariationOf = None,
     amount: takes.Amount = 0.2,
-    device: options.Device = "auto",
-    dtype: options.DType = None,
-    offline: options.Offline = False,
     out: Out = None,
-    format: options.Format = None,
-    spectrogram: options.Spectrogram = False,
+    show_attention: takes.ShowAttention = False,
     play: Play = False,
     overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    wanted: options.Wanted = options.NOTHING,
 ) -> None:
     """Generate sounds from text.
 
@@ -75,29 +62,26 @@ def generate(
     prompts = _prompts(prompts, timeline, like, variation_of)
     if not 1 <= count <= MAX_COUNT:
         raise SettingsError(f"A count of {count} is out of range; give 1 to {MAX_COUNT}.")
-    changes: dict[str, Any] = options.given(duration=duration, steps=steps, guidance=guidance, rescale=guidance_rescale,
-                                            sampler=sampler, karras=karras, eta=eta, loop=loop,
-                                            timeline=True if timeline is not None else None)
-    others: dict[str, Any] = options.given(model=model, dtype=dtype, negative=negative, say=say)
     base = _base(like or variation_of, secrets.randbelow(2**31) if seed is None and variation_of is not None else seed)
     neighbour = None if variation_of is None else _base(variation_of, None)
-    each = takes.Takes(candidates, keep_all, ranker, swap, neighbour, amount).check()
-    base = replace(base, settings=replace(base.settings, **changes), **others)
+    each = takes.Takes(candidates, keep_all, ranker, swap, neighbour, amount, show_attention).check()
+    base = wanted.change(base, duration=duration, loop=loop, timeline=True if timeline is not None else None)
     recipes = [replace(base, prompt=prompt, seed=base.seed + k * candidates).check()
                for prompt in prompts or [base.prompt] for k in range(count)]
     told = [each.files(recipe) for recipe in recipes]
-    files, kind = targets(out, [stem(r.prompt, r.seed) for some in told for r in some], format, overwrite, spectrogram)
-    options.go_offline(offline)
-    output = Output(kind, spectrogram, play, quiet, as_json)
-    with console.progress(f"loading {base.model}", quiet):
+    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, show_attention)
+    files, kind = targets(out, [stem(r.prompt, r.seed) for some in told for r in some], wanted.format, overwrite,
+                          output.pictures)
+    options.set_hub(wanted.offline, wanted.quiet)
+    with console.progress(f"loading {base.model}", wanted.quiet):
         from audiogen import hub
 
-        pipeline = hub.load(base.model, device, base.dtype)
+        pipeline = hub.load(base.model, wanted.device, base.dtype)
     for recipe in {r.prompt: r for r in recipes}.values():
         warn_excess(pipeline, recipe)
     for k, (recipe, some) in enumerate(zip(recipes, told, strict=True)):       # each by itself, so that it is the same,
         label = "generating" if len(recipes) == 1 else f"generating {k + 1} of {len(recipes)}"   # to the last bit, in any list
-        each.make(pipeline, recipe, files[k * len(some) : (k + 1) * len(some)], output, label)
+        each.make(pipeline, recipe, files[k * len(some) : (k + 1) * len(some)], replace(output, format=kind), label)
 
 
 def _prompts(prompts: list[str] | None, timeline: str | None, like: Path | None, neighbour: Path | None) -> list[str] | None:

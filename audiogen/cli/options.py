@@ -1,12 +1,16 @@
 """Options that several commands share, and what they mean."""
 
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from audiogen.errors import AudiogenError, SettingsError
+from audiogen.recipe import Recipe
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 THE_MODELS = "the model's"
@@ -23,6 +27,9 @@ Steps = Annotated[int | None, typer.Option(
     rich_help_panel=SOUND)]
 Guidance = Annotated[float | None, typer.Option(
     "--guidance", "-g", help="How strictly to follow the prompt; 1 is no guidance, and twice as fast.",
+    show_default=THE_MODELS, rich_help_panel=SOUND)]
+GuidanceInterval = Annotated[str | None, typer.Option(
+    metavar="LOW-HIGH", help="Noise levels between which guidance acts, like 0.3-8; elsewhere it is saved.",
     show_default=THE_MODELS, rich_help_panel=SOUND)]
 GuidanceRescale = Annotated[float | None, typer.Option(
     help="0-1: tames the loudness that strong guidance brings.", show_default="0", rich_help_panel=SOUND)]
@@ -50,6 +57,68 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but warnings and errors.", rich_help_panel=OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="A JSON object a line on stdout, for scripts.",
     rich_help_panel=OUTPUT)]
+NOTHING: Any = None                                              # `filled` fills it in
+
+
+def filled(read: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a command whose last parameter is replaced by the options of `read`, and receives what that makes of them."""
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        *own, last = inspect.signature(command).parameters.values()
+        common = list(inspect.signature(read).parameters.values())
+
+        def run(**given: Any) -> Any:
+            mine = {p.name: given.pop(p.name) for p in own}
+            return command(**mine, **{last.name: read(**given)})
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature([*own, *common])   # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
+        return run
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the options say that all commands that make sounds share; those of a recipe only where they were given."""
+
+    settings: dict[str, Any]                                     # fields of Settings
+    others: dict[str, Any]                                       # fields of Recipe
+    device: str
+    offline: bool
+    format: str | None
+    spectrogram: bool
+    quiet: bool
+    as_json: bool
+
+    def change(self, recipe: Recipe, **settings: Any) -> Recipe:
+        """The recipe with what was given; and with `settings` that are not None."""
+        return replace(recipe, settings=replace(recipe.settings, **self.settings, **given(**settings)), **self.others)
+
+
+def wanted(
+    model: Model = None, negative: Negative = None, steps: Steps = None, guidance: Guidance = None,
+    guidance_interval: GuidanceInterval = None, guidance_rescale: GuidanceRescale = None, sampler: Sampler = None,
+    karras: Karras = None, eta: Eta = None, say: Say = None,
+    device: Device = "auto", dtype: DType = None, offline: Offline = False, format: Format = None,
+    spectrogram: Spectrogram = False, quiet: Quiet = False, as_json: Json = False,
+) -> Wanted:
+    """The options of `Wanted`, for `filled`."""
+    settings = given(steps=steps, guidance=guidance, interval=interval(guidance_interval), rescale=guidance_rescale,
+                     sampler=sampler, karras=karras, eta=eta)
+    others = given(model=model, dtype=dtype, negative=negative, say=say)
+    return Wanted(settings, others, device, offline, format, spectrogram, quiet, as_json)
+
+
+def interval(text: str | None) -> tuple[float, float] | None:
+    """"0.3-8" as two numbers; raises SettingsError."""
+    if text is None:
+        return None
+    low, _, high = text.partition("-")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise SettingsError(f"--guidance-interval '{text}' is not two noise levels; write it like 0.3-8.") from None
 
 
 class UsageFault(AudiogenError):
@@ -71,10 +140,10 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def go_offline(offline: bool) -> None:
-    """Forbid the hub's library to use the network, before it is imported."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+def set_hub(offline: bool, quiet: bool = False) -> None:
+    """Forbid the hub's library to use the network, or to show its progress, before it is imported."""
+    os.environ.update({"HF_HUB_OFFLINE": "1"} if offline else {})
+    os.environ.update({"HF_HUB_DISABLE_PROGRESS_BARS": "1"} if quiet else {})
 
 
 def prepare_folder(folder: Path) -> Path:

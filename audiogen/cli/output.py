@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 PLAYERS = (("ffplay", "-nodisp", "-autoexit", "-loglevel", "error"), ("mpv", "--no-video", "--really-quiet"),
            ("pw-play",), ("paplay",), ("afplay",), ("play", "-q"), ("aplay", "-q"))
 
+ATTENTION = "-attention.png"                                     # beside NAME.wav: NAME-attention.png
+
 
 @dataclass(frozen=True)
 class Output:
@@ -26,6 +29,12 @@ class Output:
     play: bool = False
     quiet: bool = False
     as_json: bool = False
+    attention: bool = False                                      # whoever makes the sound draws it
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The ends of the names of the pictures beside a sound."""
+        return (".png",) * self.spectrogram + (ATTENTION,) * self.attention
 
     def deliver(self, path: Path, wave: "Tensor", rate: int, recipe: dict[str, Any], took: float) -> None:
         """Write a sound (S,) or (C, S) and its picture, say so in a closing line or in JSON, and play it if asked."""
@@ -41,6 +50,7 @@ class Output:
         seconds = wave.shape[-1] / rate
         if self.as_json:
             named = {"file": str(path)} | ({"spectrogram": str(picture)} if picture else {})
+            named |= {"attention": str(beside(path, ATTENTION))} if self.attention else {}
             facts = {"sample_rate": rate, "seconds": round(seconds, 6), "took": round(took, 3)}
             console.say_json(named | recipe | facts)
         elif not self.quiet:
@@ -50,10 +60,15 @@ class Output:
             play(path)
 
 
+def beside(file: Path, end: str) -> Path:
+    """A file beside a sound: its name without the suffix, and `end`."""
+    return file.with_name(f"{file.stem}{end}")
+
+
 def targets(out: Path | None, stems: list[str], format: str | None, overwrite: bool,
-            pictures: bool = False) -> tuple[list[Path], str]:
-    """The files that sounds of these names go to, and their format; none is there (nor its PNG, with `pictures`)
-    unless `overwrite`.
+            pictures: Sequence[str] = ()) -> tuple[list[Path], str]:
+    """The files that sounds of these names go to, and their format; none is there, nor its `pictures` (the ends of their
+    names), unless `overwrite`.
 
     `out` is a file if it ends like a sound, else a folder (made if need be). Names of our own step aside for files that
     exist; a file that was asked for does not. Raises SettingsError, or OSError for a folder that cannot be written.
@@ -76,11 +91,11 @@ def targets(out: Path | None, stems: list[str], format: str | None, overwrite: b
     return files, suffix
 
 
-def _paths(file: Path, pictures: bool) -> list[Path]:
-    return [file, file.with_suffix(".png")] if pictures else [file]
+def _paths(file: Path, pictures: Sequence[str]) -> list[Path]:
+    return [file, *(beside(file, end) for end in pictures)]
 
 
-def _step_aside(files: list[Path], overwrite: bool, pictures: bool) -> list[Path]:
+def _step_aside(files: list[Path], overwrite: bool, pictures: Sequence[str]) -> list[Path]:
     """Each file, or FILE-2, FILE-3, ... where that name is taken, on the disk or by another of them."""
     taken: set[str] = set()
     chosen = []

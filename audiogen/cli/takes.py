@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audiogen.cli import console
-from audiogen.cli.output import Output
+from audiogen.cli.options import OUTPUT
+from audiogen.cli.output import ATTENTION, Output, beside
 from audiogen.errors import SettingsError
+from audiogen.prompts import MAX_CANDIDATES
 from audiogen.recipe import Recipe
 from audiogen.settings import check_prompt
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from audiogen.edit.paint import Order
     from audiogen.pipeline import Generation, Pipeline
 
-MAX_CANDIDATES = 100
 MORE = "Loops, timelines, several takes"                         # a heading of help
 
 Loop = Annotated[bool | None, typer.Option(
@@ -36,6 +37,9 @@ Swap = Annotated[str | None, typer.Option(
 VariationOf = Annotated[Path | None, typer.Option(
     metavar="FILE", help="A neighbour of a sound of audiogen.", rich_help_panel=MORE)]
 Amount = Annotated[float, typer.Option(help="How far the neighbour is, 0-1.", rich_help_panel=MORE)]
+ShowAttention = Annotated[bool, typer.Option(
+    "--show-attention", help="Also draw where in the sound each word of the prompt is attended to (PNG).",
+    rich_help_panel=OUTPUT)]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Takes:
     swap: str | None = None                                      # another prompt, of the same structure
     variation_of: Recipe | None = None
     amount: float = 0.2
+    attention: bool = False                                      # drawn beside the sound
 
     def check(self) -> "Takes":
         """Raises SettingsError for what cannot be meant."""
@@ -59,6 +64,8 @@ class Takes:
             raise SettingsError(f"An amount of {self.amount:g} is out of range; give 0 to 1.")
         if sum((self.candidates > 1, self.swap is not None, self.variation_of is not None)) > 1:
             raise SettingsError("--candidates, --swap and --variation-of cannot be combined; choose one of them.")
+        if self.attention and (self.candidates > 1 or self.swap is not None or self.variation_of is not None):
+            raise SettingsError("--show-attention is of one plain sound; leave out --candidates, --swap and --variation-of.")
         return replace(self, swap=None if self.swap is None else check_prompt(self.swap))
 
     def files(self, recipe: Recipe) -> list[Recipe]:
@@ -73,28 +80,28 @@ class Takes:
             self._swap(pipeline, recipe, paths, output, label)
         elif self.variation_of is not None:
             self._vary(pipeline, recipe, paths[0], output, label)
-        else:
+        elif self.attention:
+            self._draw(pipeline, recipe, paths[0], output, label)
+        elif self.candidates > 1:
             self._best(pipeline, recipe, paths, output, label)
+        else:
+            self._one(pipeline, recipe, paths[0], output, label)
+
+    def _one(self, pipeline: "Pipeline", recipe: Recipe, path: Path, output: Output, label: str) -> None:
+        began = time.perf_counter()
+        with console.progress(label, output.quiet) as watch:
+            made = pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed], negatives=[recipe.negative],
+                                     says=[recipe.say], watch=watch)
+        deliver(pipeline, recipe, made, 0, path, output, began, {})
 
     def _best(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
         from audiogen import rank
 
-        ranker = rank.load_ranker(self.ranker, pipeline) if self.candidates > 1 else None
-        began, made, scores = time.perf_counter(), [], []
+        ranker, began = rank.load_ranker(self.ranker, pipeline), time.perf_counter()
         with console.progress(label, output.quiet) as watch:
-            for k in range(self.candidates):
-                def tell(done: float, total: int, k: int = k) -> None:
-                    watch(k + done / total, self.candidates)
-
-                take = replace(recipe, seed=recipe.seed + k)
-                sound = pipeline.generate([take.prompt], take.settings, [take.seed], negatives=[take.negative],
-                                          says=[take.say], watch=tell)
-                if ranker is not None:
-                    scores.append(rank.scored(ranker, take.prompt, sound.audio[0], sound.sample_rate, take.settings.timeline))
-                made.append(sound)
-        chosen = range(len(made)) if self.keep_all or ranker is None else [rank.best(scores)]
-        for k, path in zip(chosen, paths, strict=True):
-            told = {} if ranker is None else {"score": round(scores[k], 6), "ranker": ranker.name, "candidates": self.candidates}
+            made, scores = rank.candidates(pipeline, ranker, recipe, self.candidates, watch)
+        for k, path in zip(range(len(made)) if self.keep_all else [rank.best(scores)], paths, strict=True):
+            told = {"score": round(scores[k], 6), "ranker": ranker.name, "candidates": self.candidates}
             if self.keep_all:
                 told["best"] = k == rank.best(scores)
             deliver(pipeline, replace(recipe, seed=recipe.seed + k), made[k], 0, path, output, began, told)
@@ -119,6 +126,18 @@ class Takes:
             made = vary(pipeline, order(source), recipe.seed, self.amount, watch)
         told = {"command": "generate --variation-of", "variation_of": source.seed, "amount": self.amount}
         deliver(pipeline, recipe, made, 0, path, output, began, told)
+
+    def _draw(self, pipeline: "Pipeline", recipe: Recipe, path: Path, output: Output, label: str) -> None:
+        from audiogen.edit.control import attention
+        from audiogen.edit.places import middles
+        from audiogen.plot import write_attention
+
+        began, mel = time.perf_counter(), pipeline.config.mel
+        with console.progress(label, output.quiet) as watch:
+            made, words = attention(pipeline, order(recipe), watch)
+        write_attention(beside(path, ATTENTION), [(w.word, w.map.numpy()) for w in words], middles(mel).numpy(),
+                        made.audio[0].numpy(), mel.sample_rate, made.audio.shape[1] / pipeline.step, recipe.prompt)
+        deliver(pipeline, recipe, made, 0, path, output, began, {})
 
 
 def order(recipe: Recipe) -> "Order":

@@ -4,6 +4,7 @@ Each function takes a denoiser and builds one. Shapes: B items (twice as many ro
 last), N positions, L tokens.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiogen.diffusion.sampling import Denoise
-from audiogen.models.unet import Attention, Transformer, TransformerBlock, UNet
+from audiogen.models.unet import Attention, KeysValues, Transformer, TransformerBlock, UNet
 
 Edit = Callable[[Tensor], Tensor]                                # probabilities (B, heads, N, L) -> the same
 MOST = 1024                                                      # positions up to which self-attention is shared, as published
@@ -93,7 +94,10 @@ def shared(denoise: Denoise, unet: UNet, maps: Mapping[int, Tensor], cross_until
 
 
 class Watched:
-    """A denoiser that remembers how much each position attended to each token, on the mean over layers, heads and steps."""
+    """A denoiser that remembers how much each position attended to each token, on the mean over layers, heads and steps.
+
+    It looks on from outside the layers: what is denoised is the same to the last bit.
+    """
 
     def __init__(self, denoise: Denoise, unet: UNet, context: int):
         self.denoise, self.unet, self.context = denoise, unet, context
@@ -101,23 +105,30 @@ class Watched:
         self.count = 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        with ExitStack() as stack:
-            for target, layer in cross(self.unet):
-                if target == self.context:
-                    stack.enter_context(edited(layer, lambda p: self._remember(p, x.shape[-2:])))
+        layers = [layer for target, layer in cross(self.unet) if target == self.context]
+        hooks = [layer.register_forward_pre_hook(lambda layer, inputs: self._remember(x.shape[-2:], layer, *inputs))
+                 for layer in layers]
+        try:
             return self.denoise(x, sigma)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-    def _remember(self, p: Tensor, size: Sequence[int]) -> Tensor:
+    def _remember(self, size: Sequence[int], layer: Attention, x: Tensor, known: KeysValues, mask: Tensor | None) -> None:
+        """The map of a layer at positions x (B or 2 B, N, D), of the last item: the conditional one."""
+        q, k = layer.split(layer.to_q(x[-1:])), known[0][-1:]    # (1, heads, N, d), (1, heads, L, d)
+        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask[-1], -torch.inf)
         h, w = size
-        while h * w > p.shape[2]:                                # the layer's map: halved some times, rounded up
+        while h * w > x.shape[1]:                                # the layer's map: halved some times, rounded up
             h, w = -(-h // 2), -(-w // 2)
-        maps = p[-1].float().mean(dim=0).T.unflatten(1, (h, w))  # (L, h', w')
+        maps = scores.softmax(dim=-1)[0].mean(dim=0).T.unflatten(1, (h, w))      # (L, h', w')
         maps = F.interpolate(maps[None], size=tuple(size), mode="bilinear")[0].permute(1, 2, 0).cpu()
         self.total = maps if self.total is None else self.total + maps
         self.count += 1
-        return p
 
     def maps(self) -> Tensor:
-        """(h, w, L): what part of its attention each latent position gave each token."""
+        """(h, w, L): what part of its attention each latent position gave each token; 1 over all tokens."""
         assert self.total is not None
         return self.total / self.count

@@ -4,7 +4,6 @@ Shapes: B items, C channels, h x w latents, t x m latent frames and bands, L tok
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +15,7 @@ from audiogen.edit.paint import Order, check_share
 from audiogen.errors import SettingsError
 from audiogen.pipeline import Generation, Pipeline, word_context
 from audiogen.settings import Settings, check_prompt
-from audiogen.words import align, locate, read_weights
+from audiogen.words import align, read_weights, tokens_of_words
 
 
 @torch.inference_mode()
@@ -101,13 +100,14 @@ class WordMap:
     """Where in a sound a word of its prompt was attended to."""
 
     word: str
-    map: Tensor                                                  # (m, t) low bands first, its mean over words and places 1
+    map: Tensor                                                  # (m, t), low bands first: its part of all attention, 0-1
 
 
 @torch.inference_mode()
 def attention(pipeline: Pipeline, order: Order, watch: Watch = ignore) -> tuple[Generation, list[WordMap]]:
     """A sound, just as `generate` makes it, and the cross-attention map of each word of its prompt.
 
+    A word has the attention of all its tokens; that of punctuation, of tokens without a word and of padding is left out.
     Raises SettingsError for a model that sees a prompt as a whole, and for a sound that is longer than its window.
     """
     context, text = word_context(pipeline.model.text), pipeline.model.text
@@ -119,26 +119,14 @@ def attention(pipeline: Pipeline, order: Order, watch: Watch = ignore) -> tuple[
         raise SettingsError(f"Attention can be shown for sounds of one window, up to {seconds:g} s; lower --duration.")
     prompt = check_prompt(order.prompt)
     levels, plain = pipeline.levels(settings), read_weights(prompt).prompt
+    words = tokens_of_words(text.tokens(plain), plain)
+    if not words:
+        raise SettingsError(f"The prompt '{plain}' holds no words, whose attention could be shown.")
     watched = Watched(pipeline.denoiser([prompt], [order.negative], [order.say], settings, levels), pipeline.model.unet, context)
     made = pipeline.finish(pipeline.long(watched, settings), levels, settings, [order.seed], watch)
-    return made, _by_word(watched.maps(), plain, text.tokens(plain), pipeline.config.mel.layout == "time")
-
-
-def _by_word(maps: Tensor, prompt: str, tokens: Sequence[str], time_first: bool) -> list[WordMap]:
-    """maps (h, w, L) -> each word's, the sum over its tokens"""
-    words: dict[int, tuple[str, Tensor]] = {}
-    at = 0
-    spans = []
-    for word in prompt.split():
-        begin = prompt.index(word, at)
-        at = begin + len(word)
-        spans.append((begin, at, word))
-    for token, place in enumerate(locate(tokens, prompt)):
-        for i, (begin, end, word) in enumerate(spans):
-            if place is not None and begin <= place[0] < end and token < maps.shape[-1]:
-                words[i] = (word, words[i][1] + maps[..., token] if i in words else maps[..., token])
-    mean = torch.stack([m for _, m in words.values()]).mean()
-    return [WordMap(word, (m.T if time_first else m.flip(0)) / mean) for _, (word, m) in sorted(words.items())]
+    maps = watched.maps()                                        # (h, w, L)
+    maps = maps.transpose(0, 1) if pipeline.config.mel.layout == "time" else maps.flip(0)          # (m, t, L)
+    return made, [WordMap(word, maps[..., tokens].sum(dim=-1)) for word, tokens in words]
 
 
 def _untimed(settings: Settings, what: str) -> Settings:

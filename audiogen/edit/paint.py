@@ -101,6 +101,8 @@ def upscale(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, cutoff: f
     SettingsError where there is nothing to add.
     """
     mel = pipeline.config.mel
+    if cutoff is None and not wave.any():
+        raise SettingsError("The recording is silent: it does not show where its band ends; say it with --cutoff, in Hz.")
     cutoff = upper_edge(wave, rate) if cutoff is None else cutoff
     top = min(mel.fmax, mel.sample_rate / 2)
     if not 0 < cutoff < 0.95 * top:

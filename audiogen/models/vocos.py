@@ -70,19 +70,32 @@ class Vocos(nn.Module):
         self.register_buffer("window", torch.hann_window(n), persistent=False)
         self.register_buffer("spread", spread(config, mel), persistent=False)
         self.flat = math.log(mel.sample_rate / mel.n_fft)        # a flat magnitude spectrum of 1 has this much less mel
-        wave = torch.randn(1, TAPE * mel.hop, generator=torch.Generator().manual_seed(0))
-        around = 8 * mel.n_fft // mel.hop                        # frames: the tape is a loop
-        loop = torch.cat([wave[:, -around * mel.hop :], wave, wave[:, : around * mel.hop]], dim=1)
-        framing = replace(mel, mean=0.0, std=1.0)
-        self.register_buffer("noise_mel", Mel(framing)(loop)[0, :, around : around + TAPE], persistent=False)
-        pad = (n // 2, n // 2) if mel.center else ((n - mel.hop) // 2,) * 2
-        spectrum = torch.stft(F.pad(loop, pad), n, mel.hop, window=self.window, center=False, return_complex=True)
-        self.register_buffer("noise_spectrum", spectrum[0, :, around : around + TAPE] * self.sign, persistent=False)
+        self.framing = replace(mel, mean=0.0, std=1.0)
+        noise_mel, noise_spectrum = self.noise(0, TAPE, TAPE)
+        self.register_buffer("noise_mel", noise_mel, persistent=False)
+        self.register_buffer("noise_spectrum", noise_spectrum, persistent=False)
 
-    def forward(self, mel: Tensor, begin: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+    def noise(self, first: int, last: int, period: int) -> tuple[Tensor, Tensor]:
+        """Frames first to last of the noise on a circle of `period` frames, where its end meets its beginning.
+
+        Its mel (M, n) and its spectrum (F, n), on the CPU. What no frame of the circle's end hears is the tape's own.
+        """
+        n, hop = self.config.n_fft, self.hop
+        wave = torch.randn(TAPE * hop, generator=torch.Generator().manual_seed(0))
+        around = 8 * self.framing.n_fft // hop                   # frames: further than any of them hears
+        at = torch.arange((first - around) * hop, (last + around) * hop) % (period * hop) % len(wave)
+        piece, inner = wave[at][None], slice(around, around + last - first)
+        pad = (n // 2, n // 2) if self.center else ((n - hop) // 2,) * 2
+        spectrum = torch.stft(F.pad(piece, pad), n, hop, window=torch.hann_window(n), center=False, return_complex=True)
+        sign = 1 - 2 * (torch.arange(self.frequencies) % 2)[:, None]
+        return Mel(self.framing)(piece)[0, :, inner], spectrum[0, :, inner] * sign
+
+    def forward(self, mel: Tensor, begin: Tensor | None = None, at: Tensor | None = None,
+                noise: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """mel (B, M, T) -> (B, T * hop)
 
-        begin (B,) in [0, 1) is where on the tape each item's noise begins; or at (T,) names the tape's frame for each of T.
+        begin (B,) in [0, 1) is where on the tape each item's noise begins; or at (T,) names the tape's frame for each of T;
+        or `noise` brings the frames themselves: mel (M, T) and spectrum (F, T).
         """
         b, _, t = mel.shape
         mel = mel.float()
@@ -91,7 +104,7 @@ class Vocos(nn.Module):
         if at is None:
             at = ((begin[:, None] * TAPE).long() + torch.arange(t, device=mel.device)) % TAPE    # (B, T)
         at = at.to(mel.device).expand(b, t)
-        own = self.noise_mel[:, at].transpose(0, 1)              # (B, M, T)
+        own = self.noise_mel[:, at].transpose(0, 1) if noise is None else noise[0].to(mel).expand(b, -1, -1)     # (B, M, T)
         x = torch.cat([(mel - MEAN) / STD, own[:, : self.config.noise] - self.noise_mel.mean()], dim=1)
         x = self.norm_in(self.stem(x).transpose(1, 2))           # (B, T, C)
         for block in self.blocks:
@@ -103,7 +116,8 @@ class Vocos(nn.Module):
         if self.config.noise:
             centre = self.noise_mel.mean(dim=1)[:, None]
             gain = (self.spread @ (mel - centre - FOLLOW * (own - centre)) + gain).clamp(max=CEILING)
-            spectrum = spectrum + gain.exp() * self.noise_spectrum[:, at].transpose(0, 1)
+            white = self.noise_spectrum[:, at].transpose(0, 1) if noise is None else noise[1].to(mel.device)       # (B, F, T)
+            spectrum = spectrum + gain.exp() * white
         return self.invert(spectrum)
 
     def invert(self, spectrum: Tensor) -> Tensor:

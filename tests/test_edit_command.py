@@ -1,0 +1,141 @@
+"""The commands on recordings and on several takes, as they are installed: what is in the files, and what is said."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+from conftest import CHECKPOINTS
+from PIL import Image
+
+from audiogen import audio
+from audiogen.cli import main
+
+TWO = str(CHECKPOINTS / "audioldm2-tiny")
+QUICK = ["--model", TWO, "--device", "cpu", "--steps", "2", "--seed", "3"]
+AUDIOGEN = Path(sys.executable).with_name("audiogen")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """The command in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["audiogen", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+    return call
+
+
+def installed(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([AUDIOGEN, *arguments], cwd=folder, capture_output=True, text=True, check=False,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def integers(path: Path | str) -> np.ndarray:
+    return sf.read(str(path), dtype="int16", always_2d=True)[0]  # (S, C)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_the_integers_outside_a_span_stay(run: Any, kind: str) -> None:
+    """From file to file, at every level up to full scale."""
+    wave = np.random.default_rng(0).integers(-32768, 32768, (44_100, 2)).astype(np.int16)
+    wave[:4, 0] = (-32768, 32767, 16384, -16385)
+    sf.write(f"in.{kind}", wave, 44_100, "PCM_16")
+    assert run("inpaint", f"in.{kind}", "rain", *QUICK, "--span", "0.3-0.5", "--span", "0.8-0.9", "-o", f"out.{kind}")[0] == 0
+    out = integers(f"out.{kind}")
+    assert out.shape == wave.shape
+    where = (out != wave).any(axis=1).nonzero()[0] / 44_100
+    assert (((where >= 0.3) & (where < 0.5)) | ((where >= 0.8) & (where < 0.9))).all()
+    assert len(where) > 0.29 * 44_100                            # and inside nearly all are others
+
+
+def test_wav_and_flac_hold_the_same_integers(run: Any) -> None:
+    for kind in ("wav", "flac"):
+        assert run("generate", "a dog", *QUICK, "--duration", "0.5", "-o", f"a.{kind}")[0] == 0
+    assert np.abs(integers("a.wav")).max() > 100
+    assert (integers("a.wav") == integers("a.flac")).all()
+
+
+def test_sixteen_bits_are_the_nearest() -> None:
+    import torch
+
+    values = torch.tensor([-2.0, -1.0, -0.6 / 32768, 0.4 / 32768, 0.6 / 32768, 0.5, 32767 / 32768, 1.0, 2.0])
+    assert audio.sixteen_bits(values).tolist() == [-32768, -32768, -1, 0, 1, 16384, 32767, 32767, 32767]
+    every = torch.arange(-32768, 32768)
+    assert torch.equal(audio.sixteen_bits(every / 32768).long(), every)
+
+
+def test_attention_is_drawn_beside_the_sound(tmp_path: Path) -> None:
+    words = "a thunderstorm, far away"
+    done = installed("generate", words, *QUICK, "--duration", "0.64", "-o", "a.wav", "--show-attention", "--spectrogram",
+                     "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-attention.png", "a.png", "a.wav"]
+    assert json.loads(done.stdout)["attention"] == "a-attention.png"
+    heights = {}
+    with Image.open(tmp_path / "a-attention.png") as picture:
+        heights[4] = picture.height
+        panels = np.asarray(picture.crop((64, 88, 864, picture.height - 40)).convert("L"))
+        assert panels[24:96].std() > 10                          # the first word's map has places of its own
+    installed("generate", "a bell", *QUICK, "--duration", "0.64", "-o", "b.wav", "--show-attention", folder=tmp_path)
+    with Image.open(tmp_path / "b-attention.png") as picture:
+        assert heights[4] - picture.height == 2 * 96             # a panel for a word, none for a token or a comma
+    installed("generate", words, *QUICK, "--duration", "0.64", "-o", "plain.wav", folder=tmp_path)
+    assert (integers(tmp_path / "plain.wav") == integers(tmp_path / "a.wav")).all()
+
+
+def test_where_there_is_no_attention_it_is_said(run: Any) -> None:
+    film = ["--model", str(CHECKPOINTS / "audioldm-tiny"), "--device", "cpu", "--steps", "1", "--duration", "0.3"]
+    for arguments, words in ((film, "sees a prompt as a whole"), ([*QUICK, "--duration", "30"], "up to 20.48 s"),
+                             ([*QUICK, "--candidates", "2"], "of one plain sound")):
+        code, _, err = run("generate", "rain", *arguments, "--show-attention", "-o", "x.wav")
+        assert code == 1
+        assert words in err
+        assert len(err.strip().splitlines()) == 1
+    assert list(Path().iterdir()) == []
+    Path("y-attention.png").write_bytes(b"mine")
+    assert "there already" in run("generate", "rain", *QUICK, "--show-attention", "-o", "y.wav")[2]
+    assert Path("y-attention.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["edit", "empty.wav", "rain"], "cannot be read as a sound"), (["edit", "none.wav", "rain"], "there is no such file"),
+    (["extend", "text.wav", "rain", "--seconds", "1"], "cannot be read as a sound"),
+    (["inpaint", "bare.wav", "rain", "--span", "0-1"], "holds no samples"),
+    (["upscale", "nan.wav"], "not finite"), (["upscale", "silent.wav"], "The recording is silent"),
+    (["generate", "rain", "--candidates", "2", "--model", str(CHECKPOINTS / "audioldm-tiny")], "name one: --ranker")])
+def test_odd_recordings_are_told_in_a_sentence(run: Any, arguments: list[str], words: str) -> None:
+    Path("empty.wav").touch()
+    Path("text.wav").write_text("no sound")
+    sf.write("bare.wav", np.zeros((0, 1)), 16_000)
+    sf.write("nan.wav", np.array([0.1, np.nan]), 16_000, "FLOAT")
+    sf.write("silent.wav", np.zeros(8000), 16_000)
+    there = {p.name for p in Path().iterdir()}
+    code, out, err = run(*arguments, *(QUICK if "--model" not in arguments else ["--steps", "1", "--duration", "0.3"]))
+    assert (code, out) == (1, "")
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert {p.name for p in Path().iterdir()} == there
+
+
+FORMS = [(1, 1, 16_000), (160, 2, 48_000), (11_025, 6, 11_025), (9600, 1, 192_000)]
+
+
+@pytest.mark.parametrize(("samples", "channels", "rate"), FORMS)
+def test_any_recording_keeps_its_form(run: Any, samples: int, channels: int, rate: int) -> None:
+    sf.write("in.wav", 0.1 * np.random.default_rng(0).standard_normal((samples, channels)), rate)
+    for name, arguments, length in (("edit", [], samples), ("extend", ["--seconds", "0.25", "--before", "0.1"],
+                                    samples + round(0.25 * rate) + round(0.1 * rate))):
+        assert run(name, "in.wav", "rain", *arguments, *QUICK, "-o", f"{name}.wav")[0] == 0
+        made = sf.info(f"{name}.wav")
+        assert (made.frames, made.channels, made.samplerate) == (length, channels, rate)
