@@ -1,4 +1,4 @@
-"""What the tests share: the tiny checkpoints of tests/checkpoints, and the pipelines loaded from them.
+"""What the tests share: the tiny checkpoints of tests/checkpoints, the pipelines loaded from them, and the command.
 
 The checkpoints have random weights in the published layouts. NAME.json lists cases (prompt, seed, steps, ...) and NAME.npz
 what the public pipelines made of them: waves (samples,) float32 at 16 kHz.
@@ -6,12 +6,13 @@ what the public pipelines made of them: waves (samples,) float32 at 16 kHz.
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")                    # tiny networks: threads would only wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"                              # as in the commands that tests start: the bits depend on it
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from audiogen.checkpoint import load_model
+from audiogen.cli import main
 from audiogen.pipeline import Pipeline
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -57,6 +59,21 @@ def tiny(name: str) -> Pipeline:
 def load() -> Callable[[str], Pipeline]:
     """The pipelines of the tiny checkpoints, by name."""
     return tiny
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """The command in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["audiogen", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+    return call
 
 
 def cases(name: str) -> list[dict[str, Any]]:

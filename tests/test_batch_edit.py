@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
-from test_batch import content, entries, run, write  # noqa: F401
+from test_batch import content, entries, write
 
 from audiogen import audio
 from audiogen.cli import main
@@ -30,7 +30,7 @@ def listing(tmp_path: Path) -> Path:
     return write(tmp_path / "list.csv", [HEAD, *ROWS])
 
 
-def test_lines_are_made_as_the_commands_make_them(run: Any, listing: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_lines_are_made_as_the_commands_make_them(run: Any, listing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(listing.parent)
     assert run("batch", listing, "-o", "out", *QUICK)[0] == 0
     one, sound = QUICK[:6], "in/x.wav"
@@ -55,7 +55,7 @@ class Killed(BaseException):
 
 
 def test_stopped_or_shared_the_result_is_the_same(
-        run: Any, listing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        run: Any, listing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["batch", str(listing), *QUICK]
     whole, stopped, two = (tmp_path / n for n in ("whole", "stopped", "two"))
     assert run(*arguments, "-o", whole)[0] == 0
@@ -83,7 +83,7 @@ def test_stopped_or_shared_the_result_is_the_same(
     assert content(two) == content(whole)
 
 
-def test_another_recording_is_another_sound(run: Any, listing: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_another_recording_is_another_sound(run: Any, listing: Path, tmp_path: Path) -> None:
     write(listing, [HEAD, *ROWS[:1]])
     out = tmp_path / "out"
     assert run("batch", listing, "-o", out, *QUICK)[0] == 0
@@ -97,7 +97,7 @@ def test_another_recording_is_another_sound(run: Any, listing: Path, tmp_path: P
     assert "input" not in entries(out)[0]
 
 
-def test_wrong_lines_name_line_and_column(run: Any, listing: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_wrong_lines_name_line_and_column(run: Any, listing: Path, tmp_path: Path) -> None:
     (tmp_path / "in/text.wav").write_text("no sound")
     wrong = {"x,rain,in/none.wav,,,,,": "none.wav cannot be read as a sound (there is no such file)",
              "x,rain,in/text.wav,,,,,": "text.wav cannot be read as a sound", "x,rain,in/x.wav,1.5,,,,": "strength of 1.5",

@@ -21,21 +21,6 @@ MODEL = ["--model", str(CHECKPOINTS / "audioldm-tiny"), "--device", "cpu"]
 QUICK = [*MODEL, "--duration", "0.3", "--steps", "1"]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """The command in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audiogen", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        return int(end.value.code or 0), out, err
-    return call
-
-
 def here() -> list[str]:
     return sorted(p.name for p in Path().iterdir())
 
