@@ -14,26 +14,10 @@ from conftest import CHECKPOINTS
 from PIL import Image
 
 from audiogen import audio
-from audiogen.cli import main
 
 TWO = str(CHECKPOINTS / "audioldm2-tiny")
 QUICK = ["--model", TWO, "--device", "cpu", "--steps", "2", "--seed", "3"]
 AUDIOGEN = Path(sys.executable).with_name("audiogen")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """The command in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audiogen", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        return int(end.value.code or 0), out, err
-    return call
 
 
 def installed(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -92,6 +76,15 @@ def test_attention_is_drawn_beside_the_sound(tmp_path: Path) -> None:
         assert heights[4] - picture.height == 2 * 96             # a panel for a word, none for a token or a comma
     installed("generate", words, *QUICK, "--duration", "0.64", "-o", "plain.wav", folder=tmp_path)
     assert (integers(tmp_path / "plain.wav") == integers(tmp_path / "a.wav")).all()
+
+
+def test_a_clap_that_cannot_hear_is_said(run: Any) -> None:
+    """The front end of the tiny checkpoint makes windows that its own configuration has no room for."""
+    code, _, err = run("generate", "rain", *QUICK, "--duration", "0.5", "--candidates", "2", "-o", "x.wav")
+    assert code == 1
+    assert "cannot hear" in err
+    assert "Traceback" not in err
+    assert not Path("x.wav").exists()
 
 
 def test_where_there_is_no_attention_it_is_said(run: Any) -> None:

@@ -95,10 +95,11 @@ def test_a_table_of_captions_equals_their_encodings_collated() -> None:
         assert out.film is not None
         assert torch.equal(out.film, wanted.film)
     assert asked == ["a", "bb", "cccc", "dd d"]
-    captions.limit = 4
-    captions(["e" * 5, "f" * 6])                                 # too many: all are forgotten, and encoded again
-    captions(["a"])
-    assert asked[4:] == ["e" * 5, "f" * 6, "a"]
+    few = Captions(encode, "cpu", most=400)                      # bytes; "cccc" alone has (1 x 6 + 2 x 5 + 7) x 4 = 92
+    few(["a", "bb", "dd d", "e" * 7])
+    few(["a"])                                                   # too many are known: it is encoded again
+    few(["a"])
+    assert asked[4:] == ["a", "bb", "dd d", "e" * 7, "a"]
 
 
 def test_batches_drawn_by_processes_are_the_same(tmp_path: Path) -> None:

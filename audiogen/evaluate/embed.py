@@ -191,8 +191,11 @@ class ClapEmbedder:
         for piece in windows(audio, self.window):    # alone: "fusion" extractors mark one of a batch at random
             inputs = self._extract(np.asarray(piece, np.float64), sampling_rate=self.rate, return_tensors="pt")
             with torch.inference_mode():
-                pooled = self._model.audio_model(input_features=inputs["input_features"].to(self.device),
-                                                 is_longer=torch.zeros_like(inputs["is_longer"]).to(self.device))
+                try:
+                    pooled = self._model.audio_model(input_features=inputs["input_features"].to(self.device),
+                                                     is_longer=torch.zeros_like(inputs["is_longer"]).to(self.device))
+                except ValueError as error:          # its configuration has no room for the windows of its front end
+                    raise CheckpointError(f"The {self.title} cannot hear ({error}); choose another embedder.") from None
                 frames.append(self._model.audio_projection(pooled.pooler_output)[0])
         return Embedding(_unit(torch.stack(frames).cpu().double().numpy()))
 

@@ -48,9 +48,11 @@ def ahead(draws: Draws, keys: Iterator[Key], processes: int, device: str = "cpu"
         return
     loader = DataLoader(Drawn(draws), batch_size=None, sampler=keys, num_workers=processes, prefetch_factor=READY,   # type: ignore[arg-type]
                         pin_memory=device.startswith("cuda"), multiprocessing_context="fork", worker_init_fn=deaf)
-    batches = iter(loader)
-    yield batches
-    del batches                                                  # ends the processes
+    batches = (examples for examples in loader)
+    try:
+        yield batches
+    finally:
+        batches.close()                                          # with it goes the loader's iterator, and so the processes
 
 
 def deaf(worker: int) -> None:

@@ -10,16 +10,20 @@ from torch import Tensor
 
 from audiogen.diffusion.conditioning import Conditioning
 
-KNOWN = 20_000                                                   # captions that are kept on a CPU
-KNOWN_GPU = 200_000
+MOST = 2**30                                                     # bytes of encodings that are kept
 
 
 class Table:
     """Sequences of rows (L_i, D) in one tensor that grows by doubling."""
 
     def __init__(self) -> None:
-        self.rows = torch.empty(0)                               # (capacity, D)
+        self.rows = torch.empty(0, 0)                            # (capacity, D)
         self.ends = [0]                                          # sequence i is rows ends[i] to ends[i + 1]
+
+    @property
+    def size(self) -> int:
+        """Bytes of what was added."""
+        return self.ends[-1] * self.rows.shape[1] * self.rows.element_size()
 
     def add(self, sequences: list[Tensor]) -> None:
         """Append sequences (L_i, D)."""
@@ -49,12 +53,12 @@ class Table:
 class Captions:
     """A batch of captions to its Conditioning, the same as of their own encodings collated.
 
-    `encode` makes one Conditioning, of a batch of 1, for each caption it is given.
+    `encode` makes one Conditioning, of a batch of 1, for each caption it is given. All are forgotten when they are more than
+    `most` bytes.
     """
 
-    def __init__(self, encode: Callable[[list[str]], list[Conditioning]], device: str) -> None:
-        self.encode, self.device = encode, device
-        self.limit = KNOWN_GPU if device.startswith("cuda") else KNOWN
+    def __init__(self, encode: Callable[[list[str]], list[Conditioning]], device: str, most: int = MOST) -> None:
+        self.encode, self.device, self.most = encode, device, most
         self.forget()
 
     def forget(self) -> None:
@@ -63,11 +67,9 @@ class Captions:
         self.film: Table | None = None
 
     def __call__(self, captions: list[str]) -> Conditioning:
-        new = [c for c in dict.fromkeys(captions) if c not in self.numbers]
-        if len(self.numbers) + len(new) > self.limit:
+        if sum(t.size for t in (*self.contexts, self.film) if t is not None) > self.most:
             self.forget()
-            new = list(dict.fromkeys(captions))
-        if new:
+        if new := [c for c in dict.fromkeys(captions) if c not in self.numbers]:
             self.learn(new)
         items = [self.numbers[c] for c in captions]
         taken = [table.take(items) for table in self.contexts]

@@ -45,7 +45,8 @@ class DiffusionStage(Stage):
     def losses(self, examples: Examples) -> Losses:
         dice = examples.uniform(2)                               # (B, 2): the step; whether the text is dropped
         captions = ["" if float(d[1]) < self.config.drop else c for d, c in zip(dice, examples.captions, strict=True)]
-        torch.manual_seed(examples.seeds[0])                     # of what dropout leaves out
+        if self.config.dropout:
+            torch.manual_seed(examples.seeds[0])                 # of what is left out
         loss = self.loss(self.modules["diffusion"], examples, captions, dice[:, 0])
         self.backward(loss)
         return {"loss": loss}

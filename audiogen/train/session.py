@@ -75,7 +75,7 @@ def run(session: Session, config: TrainConfig) -> None:
     """
     here = session.run
     if session.device == "cuda":
-        torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("high")               # what is not autocast is multiplied in TF32
     with joined(session.device) as device:
         if rank() == 0:
             _claim(here, session, config)
