@@ -12,6 +12,7 @@ from audiogen.diffusion.conditioning import Conditioning
 from audiogen.diffusion.schedule import NoiseSchedule
 from audiogen.train.captions import Captions
 from audiogen.train.config import DiffusionStageConfig
+from audiogen.train.convolution import hasten
 from audiogen.train.examples import Examples
 from audiogen.train.losses import diffusion_weight, velocity
 from audiogen.train.stage import Losses, Machine, Stage
@@ -28,6 +29,8 @@ class DiffusionStage(Stage):
             start_quietly(unet)
         if config.dropout:
             leave_out(unet, config.dropout)
+        if machine.device == "cpu":
+            hasten(unet)
         super().__init__(model, config, machine, {"diffusion": unet})
         self.config = config
         self.captions = Captions(encode, machine.device)
