@@ -23,7 +23,9 @@ from audiogen.errors import CheckpointError
 from audiogen.models.autoencoder import Autoencoder
 from audiogen.models.compact import CompactAutoencoder
 from audiogen.models.hifigan import HifiGan
+from audiogen.models.layers import pack
 from audiogen.models.unet import UNet
+from audiogen.models.unset import unset
 from audiogen.models.vocos import Vocos
 from audiogen.text import TextEncoder, load_text_encoder
 
@@ -52,10 +54,13 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
     """
     config, parts = read_model_config(folder), locate(folder)
     text_folder = folder if compat.is_published(folder) else folder / "text"
+    unet = load_part("unet", config, parts["unet"], device, dtype)
+    if device == "cpu":
+        pack(unet)
     return Model(
         config,
         load_text_encoder(text_folder, config.text, partial(read_folder, dtype=dtype), device, dtype),
-        load_part("unet", config, parts["unet"], device, dtype),
+        unet,
         load_part("autoencoder", config, parts["autoencoder"], device, dtype),
         load_part("vocoder", config, parts["vocoder"], device, torch.float32),
         folder.name, folder)
@@ -100,7 +105,7 @@ def load_part(part: str, config: ModelConfig, where: Path, device: str = "cpu", 
         plain = {"mean": torch.zeros(config.vocoder.bins), "scale": torch.ones(config.vocoder.bins)}
         state = plain | compat.rename_vocoder(state)
     own_buffers = part == "vocoder" and config.vocoder.kind == "vocos"       # windows and such, that no file holds
-    with torch.device("cpu" if own_buffers else "meta"):         # weights are put in place, not drawn and copied over
+    with unset("cpu" if own_buffers else "meta"):                # weights are put in place, not drawn and copied over
         module = builders[part]()
     load_weights(module, {k: v.to(dtype) for k, v in state.items()}, str(where))
     return module.to(device).eval().requires_grad_(False)

@@ -10,6 +10,7 @@ from audiogen.config import read_json
 from audiogen.diffusion.conditioning import Conditioning, Pair
 from audiogen.errors import CheckpointError
 from audiogen.models.bert import Bert
+from audiogen.models.unset import unset
 
 
 class Sentence:
@@ -52,7 +53,7 @@ class Sentence:
 def load_sentence(folder: Path, max_length: int | None, state: dict[str, Tensor], device: str, dtype: torch.dtype) -> Sentence:
     """The encoder with the weights `state`, and the tokenizer in `folder`; raises CheckpointError."""
     data = read_json(folder / "config.json")
-    with torch.device("meta"):
+    with unset():
         encoder = Bert(data)
     state = {k: v.to(dtype) for k, v in state.items() if not k.endswith("position_ids") and not k.startswith("pooler.")}
     try:

@@ -12,6 +12,7 @@ from audiogen.config import AutoencoderConfig, UNetConfig, VocoderConfig
 from audiogen.diffusion.conditioning import Conditioning
 from audiogen.models.autoencoder import Autoencoder
 from audiogen.models.hifigan import HifiGan
+from audiogen.models.layers import pack
 from audiogen.models.unet import Attended, UNet
 from benchmarks import published
 from benchmarks.measure import Options, Row, alternate, rows, table
@@ -73,7 +74,9 @@ def unet_steps(family: str, options: Options) -> list[Row]:
         return lambda: net(noisy, step, **inputs).sample
 
     def ours_in(dtype: torch.dtype) -> Callable[[], Tensor]:
-        net = (ours if dtype == torch.float32 else copy.deepcopy(ours)).to(device, dtype)
+        net = copy.deepcopy(ours).to(device, dtype)
+        if device == "cpu":
+            pack(net)
         attended, noisy = Attended(cond.to(device, dtype)), x.to(device, dtype)
         return lambda: net(noisy, step, attended)
 

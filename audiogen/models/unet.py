@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from audiogen.config import UNetConfig
 from audiogen.diffusion.conditioning import Conditioning
+from audiogen.models.layers import GEGLU, Conv2d, GroupNorm, Linear, Pointwise
 
 KeysValues = tuple[Tensor, Tensor]                               # (B, heads, L, d) each
 
@@ -20,18 +21,18 @@ KeysValues = tuple[Tensor, Tensor]                               # (B, heads, L,
 class ResBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, c_time: int, groups: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-5)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time_emb_proj = nn.Linear(c_time, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-5)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
+        self.norm1 = GroupNorm(groups, c_in, eps=1e-5)
+        self.conv1 = Conv2d(c_in, c_out, 3, padding=1)
+        self.time_emb_proj = Linear(c_time, c_out)
+        self.norm2 = GroupNorm(groups, c_out, eps=1e-5)
+        self.conv2 = Conv2d(c_out, c_out, 3, padding=1)
+        self.conv_shortcut = Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:         # (B, C, h, w), (B, D) -> (B, C', h, w)
         y = self.conv1(F.silu(self.norm1(x)))
         y = y + self.time_emb_proj(F.silu(emb))[:, :, None, None]
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        x = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return self.conv2(F.silu(self.norm2(y)), plus=x)
 
 
 class Attention(nn.Module):
@@ -44,10 +45,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.edit: Callable[[Tensor], Tensor] | None = None
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
-        self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_q = Linear(dim, dim, bias=False)
+        self.to_k = Linear(context_dim or dim, dim, bias=False)
+        self.to_v = Linear(context_dim or dim, dim, bias=False)
+        self.to_out = nn.ModuleList([Linear(dim, dim)])
 
     def split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, heads, N, d)
@@ -56,7 +57,8 @@ class Attention(nn.Module):
         """What a context (B, L, D) is to this layer: the same at every step of a sampler."""
         return self.split(self.to_k(context)), self.split(self.to_v(context))
 
-    def forward(self, x: Tensor, known: KeysValues | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, known: KeysValues | None = None, mask: Tensor | None = None,
+                plus: Tensor | None = None) -> Tensor:
         q = self.split(self.to_q(x))                             # (B, heads, N, d)
         k, v = self.keys_values(x) if known is None else known   # (B, heads, L, d)
         mask = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
@@ -67,26 +69,16 @@ class Attention(nn.Module):
             if mask is not None:
                 scores = scores.masked_fill(~mask, -torch.inf)
             out = self.edit(scores.softmax(dim=-1)) @ v
-        return self.to_out[0](out.transpose(1, 2).flatten(2))    # (B, N, D)
-
-
-class GEGLU(nn.Module):
-    def __init__(self, dim: int, inner: int):
-        super().__init__()
-        self.proj = nn.Linear(dim, inner * 2)
-
-    def forward(self, x: Tensor) -> Tensor:                      # (B, N, D) -> (B, N, inner)
-        x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        return self.to_out[0](out.transpose(1, 2).flatten(2), plus)                  # (B, N, D)
 
 
 class FeedForward(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, dim * 4), nn.Identity(), nn.Linear(dim * 4, dim))
+        self.net = nn.Sequential(GEGLU(dim, dim * 4), nn.Identity(), Linear(dim * 4, dim))
 
-    def forward(self, x: Tensor) -> Tensor:                      # (B, N, D)
-        return self.net(x)
+    def forward(self, x: Tensor, plus: Tensor) -> Tensor:        # (B, N, D)
+        return self.net[2](self.net[0](x), plus)                 # type: ignore[operator]
 
 
 class TransformerBlock(nn.Module):
@@ -97,9 +89,9 @@ class TransformerBlock(nn.Module):
         self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim)
 
     def forward(self, x: Tensor, known: KeysValues | None, mask: Tensor | None) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), known, mask)
-        return x + self.ff(self.norm3(x))                        # (B, N, D)
+        x = self.attn1(self.norm1(x), plus=x)
+        x = self.attn2(self.norm2(x), known, mask, plus=x)
+        return self.ff(self.norm3(x), plus=x)                    # (B, N, D)
 
 
 class Transformer(nn.Module):
@@ -110,30 +102,23 @@ class Transformer(nn.Module):
         linear = config.linear_projection
         context_dim = None if target is None else config.context_dims[target]
         self.target = target
-        self.norm = nn.GroupNorm(config.groups, dim, eps=1e-6)
-        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.norm = GroupNorm(config.groups, dim, eps=1e-6)
+        self.proj_in = Linear(dim, dim) if linear else Pointwise(dim, dim)
         self.transformer_blocks = nn.ModuleList(TransformerBlock(dim, heads, context_dim) for _ in range(config.depth))
-        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.proj_out = Linear(dim, dim) if linear else Pointwise(dim, dim)
 
     def forward(self, x: Tensor, known: list[KeysValues] | None, mask: Tensor | None) -> Tensor:
-        height, width = x.shape[-2:]
-        y = self.norm(x).flatten(2).transpose(1, 2)              # (B, N, C)
-        y = project(self.proj_in, y)
+        y = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))                    # (B, N, C)
         for i, block in enumerate(self.transformer_blocks):
             y = block(y, None if known is None else known[i], mask)
-        y = project(self.proj_out, y)
-        return x + y.transpose(1, 2).unflatten(2, (height, width))  # (B, C, h, w)
-
-
-def project(layer: nn.Module, x: Tensor) -> Tensor:
-    """A linear layer, or the same published as a 1x1 convolution, over the last axis of x (B, N, C)."""
-    return F.linear(x, layer.weight.flatten(1), layer.bias)      # type: ignore[operator, arg-type]
+        y = self.proj_out(y, plus=x.flatten(2).transpose(1, 2))
+        return y.transpose(1, 2).unflatten(2, x.shape[-2:])      # (B, C, h, w)
 
 
 class Resample(nn.Module):
     def __init__(self, channels: int, stride: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
+        self.conv = Conv2d(channels, channels, 3, stride=stride, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -183,11 +168,11 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         c0, c_time = config.channels[0], config.channels[0] * 4
-        self.time_embedding = nn.ModuleDict({"linear_1": nn.Linear(c0, c_time), "linear_2": nn.Linear(c_time, c_time)})
+        self.time_embedding = nn.ModuleDict({"linear_1": Linear(c0, c_time), "linear_2": Linear(c_time, c_time)})
         if config.film_dim:
-            self.class_embedding = nn.Linear(config.film_dim, c_time)
+            self.class_embedding = Linear(config.film_dim, c_time)
             c_time *= 2                                          # film stands beside the time embedding
-        self.conv_in = nn.Conv2d(config.in_channels, c0, 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, c0, 3, padding=1)
 
         heads = [n if on else None for n, on in zip(config.heads, config.attention, strict=True)]
         last = len(config.channels) - 1
@@ -210,8 +195,8 @@ class UNet(nn.Module):
                 level.upsamplers = nn.ModuleList([Resample(out, stride=1)])
             self.up_blocks.append(level)
             c = out
-        self.conv_norm_out = nn.GroupNorm(config.groups, c0, eps=1e-5)
-        self.conv_out = nn.Conv2d(c0, config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.groups, c0, eps=1e-5)
+        self.conv_out = Conv2d(c0, config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, step: Tensor, cond: Conditioning | Attended) -> Tensor:
         """Predict noise (or velocity, as trained).

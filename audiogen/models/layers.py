@@ -1,0 +1,129 @@
+"""Linear layers, convolutions and group norms as the U-Net uses them, and `pack`, which makes them quick on a CPU.
+
+A packed layer's weights lie in the blocks that the CPU's library (oneDNN) computes with, where otherwise they are sorted
+anew in every call, and what follows the product (a sum, a product, a GELU) is done in the same pass. The numbers are the
+same to rounding. A packed network can only infer: its parameters are gone. Shapes: N any number of rows.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 2048                                                      # that packed matrices are laid out for; others fit too
+SMALL = 1024                                                     # positions below which group norms are slow, channels last
+
+
+class Linear(nn.Linear):
+    """A linear layer that adds; (N, D) -> (N, D')."""
+
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
+        """(N, D) -> (N, D'), with `plus` (N, D') added if it is given"""
+        if self.packed is not None:
+            return multiply(x, self.packed, self.bias, plus)
+        y = F.linear(x, self.weight.flatten(1), self.bias)
+        return y if plus is None else plus + y
+
+    def pack(self) -> None:
+        """Replace the weights by packed ones."""
+        self.packed = reorder(self.weight.flatten(1))
+        self.weight = gone(self.weight)
+
+
+class Pointwise(Linear):
+    """A linear layer published as a 1 x 1 convolution: its weight is (D', D, 1, 1)."""
+
+    def __init__(self, dim: int, out: int):
+        super().__init__(dim, out)
+        self.weight = nn.Parameter(self.weight[:, :, None, None])
+
+class GEGLU(nn.Module):
+    """Half of a linear layer's output times the GELU of the other half (Shazeer 2020)."""
+
+    packed: tuple[Tensor, Tensor] | None = None                  # what is gated, the gate
+
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, inner * 2)
+
+    def forward(self, x: Tensor) -> Tensor:                      # (N, D) -> (N, inner)
+        if self.packed is not None:
+            first, second = self.proj.bias.chunk(2)
+            gate = multiply(x, self.packed[1], second, gelu=True)
+            return multiply(x, self.packed[0], first, times=gate)
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+    def pack(self) -> None:
+        first, second = self.proj.weight.chunk(2)
+        self.packed = reorder(first), reorder(second)
+        self.proj.weight = gone(self.proj.weight)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that adds; (B, C, h, w) -> (B, C', h', w')."""
+
+    packs = False                                                # ... at the next call, when the size of the map is known
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
+        """(B, C, h, w) -> (B, C', h', w'), with `plus` (B, C', h', w') added if it is given"""
+        if not self.packs:
+            y = super().forward(x)
+            return y if plus is None else plus + y
+        shape = list(self.padding), list(self.stride), list(self.dilation), self.groups
+        if self.packed is None:
+            reorder_ = torch._C._nn.mkldnn_reorder_conv2d_weight
+            self.packed = reorder_(self.weight.detach().to_mkldnn(), *shape, list(x.shape))          # type: ignore[call-arg]
+            self.weight = gone(self.weight)
+        x = x.contiguous(memory_format=torch.channels_last)
+        op = torch.ops.mkldnn._convolution_pointwise
+        if plus is None or plus.shape[2:] == (1, 1):             # the library cannot add to maps of one position
+            y = op(x, self.packed, self.bias, *shape, "none", [], "")
+            return y if plus is None else plus + y
+        return op.binary(x, plus, self.packed, self.bias, *shape, "add", None, None, [], None)
+
+    def pack(self) -> None:
+        self.packs = True
+
+
+class GroupNorm(nn.GroupNorm):
+    """One that is quick on small maps whose channels come last, too; (B, C, h, w) -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:                      # (B, C, h, w)
+        last = x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        if last and x.shape[2] * x.shape[3] < SMALL:
+            return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
+
+
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, plus: Tensor | None = None, times: Tensor | None = None,
+             gelu: bool = False) -> Tensor:
+    """x (N, D) by a packed matrix, and one thing more in the same pass. (N, D')"""
+    x, op = x.contiguous(), torch.ops.mkldnn._linear_pointwise
+    if plus is not None:
+        return op.binary(x, plus.contiguous(), packed, bias, "add")
+    if times is not None:
+        return op.binary(x, times, packed, bias, "mul")
+    return op(x, packed, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+
+
+def reorder(weight: Tensor) -> Tensor:
+    """A matrix (D', D) in the library's blocks."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+
+
+def gone(weight: Tensor) -> nn.Parameter:
+    """What stays of a parameter that was packed: its format."""
+    return nn.Parameter(weight.new_empty(0), requires_grad=False)
+
+
+def pack(network: nn.Module) -> None:
+    """Pack every layer of a network that lies on the CPU and will only infer, where the library is there for its format."""
+    kinds = (torch.float32, torch.bfloat16) if torch.cpu._is_avx512_bf16_supported() else (torch.float32,)
+    if not torch.backends.mkldnn.is_available() or next(network.parameters()).dtype not in kinds:
+        return
+    for module in network.modules():
+        if isinstance(module, Linear | GEGLU | Conv2d):
+            module.pack()

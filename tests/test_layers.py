@@ -1,0 +1,68 @@
+"""Packed layers give the numbers of plain ones, whatever the size of the map, and what follows them is done as well."""
+
+import copy
+
+import pytest
+import torch
+from conftest import relative
+from torch import nn
+
+from audiogen.models.layers import GEGLU, Conv2d, GroupNorm, Linear, Pointwise, pack
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+
+
+def both(network: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """A network and a packed copy of it."""
+    torch.manual_seed(0)
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.2)
+    packed = copy.deepcopy(network)
+    pack(packed)
+    return network.eval().requires_grad_(False), packed.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("rows", [(3,), (2, 50), (1, 2049)])
+@pytest.mark.parametrize("network", [Linear(24, 40), Linear(24, 24, bias=False), Pointwise(24, 24), GEGLU(24, 36)],
+                         ids=["linear", "no bias", "pointwise", "geglu"])
+@torch.inference_mode()
+def test_packed_matrices(network: nn.Module, rows: tuple[int, ...]) -> None:
+    plain, packed = both(network)
+    x = torch.randn(*rows, 24)
+    assert relative(packed(x), plain(x)) < 1e-5
+    assert relative(packed(x * 1.001), plain(x)) > 1e-4                                  # it can fail
+    if isinstance(network, Linear):
+        plus = torch.randn_like(plain(x))
+        assert relative(packed(x, plus), plain(x) + plus) < 1e-5
+        assert relative(packed(x, plus), plain(x)) > 0.1
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
+@torch.inference_mode()
+def test_packed_convolutions(kernel: int, stride: int) -> None:
+    plain, packed = both(Conv2d(16, 32, kernel, stride=stride, padding=kernel // 2))
+    for shape in [(2, 16, 12, 8), (1, 16, 5, 3), (4, 16, 40, 8), (1, 16, 1, 1), (2, 16, 1, 7)]:    # packed for the first
+        x = torch.randn(shape)
+        expected = plain(x)
+        plus = torch.randn_like(expected)
+        assert relative(packed(x), expected) < 1e-5
+        assert relative(packed(x, plus), expected + plus) < 1e-5
+        assert relative(packed(x, plus), expected) > 0.1
+
+
+@torch.inference_mode()
+def test_packed_in_bfloat16() -> None:
+    plain, packed = both(nn.Sequential(Linear(64, 64), GEGLU(64, 64)).to(torch.bfloat16))
+    x = torch.randn(2, 30, 64, dtype=torch.bfloat16)
+    exact = copy.deepcopy(plain).float()(x.float())
+    assert relative(packed(x).float(), exact) < 1e-2
+    assert relative(packed(x).float() * 1.05, exact) > 1e-2
+
+
+@pytest.mark.parametrize("size", [(2, 3), (16, 8), (40, 32)])
+@torch.inference_mode()
+def test_group_norm_by_either_layout(size: tuple[int, int]) -> None:
+    norm, x = GroupNorm(4, 16), torch.randn(2, 16, *size)
+    last = norm(x.contiguous(memory_format=torch.channels_last))
+    assert relative(last, norm(x)) < 1e-6
+    assert last.is_contiguous(memory_format=torch.channels_last)
