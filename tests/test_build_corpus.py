@@ -102,10 +102,14 @@ def test_a_repository_becomes_a_dataset(build: ModuleType, tmp_path: Path, monke
     origin = tmp_path / "origin"
     published(origin)
     who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "sounds"]):
-        subprocess.run(["git", *words], cwd=origin, check=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=origin, check=True, capture_output=True, text=True).stdout.strip()
-    write(origin / "sounds/goat.wav", noise(1, 20))                                # later than the commit
+    subprocess.run(["git", "init", "-q"], cwd=origin, check=True)
+    commits = []
+    for _ in range(2):
+        for words in (["add", "."], [*who, "commit", "-q", "-m", "sounds"], ["rev-parse", "HEAD"]):
+            said = subprocess.run(["git", *words], cwd=origin, check=True, capture_output=True, text=True).stdout
+        commits.append(said.strip())
+        write(origin / "sounds/goat.wav", noise(1, 20))                            # only in the second
+    commit = commits[0]
     corpus = built(build, tmp_path, monkeypatch, f'git = "{origin.as_uri()}"\ncommit = "{commit}"', "--format", kind)
 
     table = rows(corpus)
