@@ -73,7 +73,7 @@ def _clone(source: Source, home: Path) -> None:
     if not (home / ".git").exists():
         command("git", "init", "--quiet", cwd=home)
         command("git", "remote", "add", "origin", source.git, cwd=home)
-    if source.folder:
+    if source.folder and not source.inside:
         command("git", "sparse-checkout", "set", source.folder, cwd=home)
     command("git", "fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", source.commit, cwd=home)
     command("git", "checkout", "--quiet", "--force", "FETCH_HEAD", cwd=home)

@@ -132,6 +132,20 @@ def test_a_repository_becomes_a_dataset(build: ModuleType, tmp_path: Path, monke
     assert (corpus / "licenses/made/LICENSE").read_text() == "by all means"
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_an_archive_inside_of_a_source_is_opened(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "cow.wav", noise(1))
+    (tmp_path / "origin/game").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "origin/game/public.zip", "w") as archive:
+        archive.write(tmp_path / "cow.wav", "sounds/cow.wav")
+        archive.write(tmp_path / "cow.wav", "sounds/cow.png")                      # unpacked are sounds and notices only
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "game"]):
+        subprocess.run(["git", *words], cwd=tmp_path / "origin", check=True)
+    corpus = built(build, tmp_path, monkeypatch, f'git = "{(tmp_path / "origin").as_uri()}"\ninside = "game/public.zip"')
+    assert [r["label"] for r in rows(corpus)] == ["cow"]
+    assert not (tmp_path / "raw/made/sounds/cow.png").exists()
+
+
 class Server(BaseHTTPRequestHandler):
     """Serves one file, parts of it too, and keeps what was asked for."""
 
