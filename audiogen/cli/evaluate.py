@@ -43,7 +43,8 @@ def evaluate(
     out: Annotated[Path, typer.Option(
         "--out", "-o", metavar="FOLDER", help="For report.json, index.html and pictures.",
         rich_help_panel=options.OUTPUT)] = Path("evaluation"),
-    pictures: Annotated[int, typer.Option(min=0, help="Rows of the page of pictures, spread over all.", rich_help_panel=options.OUTPUT)] = 24,
+    pictures: Annotated[int, typer.Option(
+        min=0, help="Rows of the page of pictures, spread over all.", rich_help_panel=options.OUTPUT)] = 24,
     quiet: options.Quiet = False,
     as_json: Annotated[bool, typer.Option(
         "--json", help="Print report.json in place of the table.", rich_help_panel=options.OUTPUT)] = False,
