@@ -12,8 +12,8 @@ that is whole in RAW is not fetched again, and a plain download goes on where it
 Needed beside audiogen: git; apt-get and dpkg-deb (any Debian or Ubuntu) for the sources that are Debian packages; ffmpeg for
 the .g722 files of Asterisk alone, all else is decoded by soundfile. Labels and captions come from names: nobody listens.
 
-Tried end to end, with `audiogen train --check` of the result: sonic-pi, scratch-media, yaru-sounds (Debian) and arcade-kenney
-(PyPI) whole, asterisk-en (Debian, .g722) in part; git and plain downloads with copies on the same machine (the tests do so).
+Tried end to end, with `audiogen train --check` of the result: sonic-pi, scratch-media, yaru-sounds, asterisk-en (Debian) and
+arcade-kenney (PyPI); git and plain downloads with copies on the same machine (the tests do so), none from its public place.
 The 29 sources hold 7,966 of the 10,486 clips that ours has (8.7 of 11.4 hours); nine in ten of those files get the label here
 that they have there. Left out: fluid-soundfont-gm (706 clips rendered from a soundfont by fluidsynth: no recordings), kbsim's
 typing (put together from single keys), soundfx-library, openclonk, openhv, supertuxkart and others whose licences stand file by
