@@ -68,6 +68,7 @@ def test_equal_folders_are_at_no_distance_and_darker_ones_are(tmp_path: Path) ->
     other = figures(fill(tmp_path / "other", {k: noise(100 + i) for i, k in enumerate(real)}), reference)
     changed = figures(fill(tmp_path / "dark", {k: dark(v) for k, v in real.items()}), reference)
     assert same["Fréchet (Bands)"] == pytest.approx(0, abs=1e-6)
+    assert same["Fréchet, infinite sounds (Bands)"] == pytest.approx(0, abs=1e-6)         # pairs stay pairs in every subset
     assert same["KL, softmax (Bands)"] == pytest.approx(0, abs=1e-6)
     assert changed["Fréchet (Bands)"] > 100 * other["Fréchet (Bands)"] > 0
     assert changed["KL, softmax (Bands)"] > 10 * other["KL, softmax (Bands)"]

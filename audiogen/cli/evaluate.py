@@ -43,7 +43,8 @@ def evaluate(
     out: Annotated[Path, typer.Option(
         "--out", "-o", metavar="FOLDER", help="For report.json, index.html and pictures.",
         rich_help_panel=options.OUTPUT)] = Path("evaluation"),
-    pictures: Annotated[int, typer.Option(min=0, help="Rows of the page of pictures.", rich_help_panel=options.OUTPUT)] = 24,
+    pictures: Annotated[int, typer.Option(
+        min=0, help="Rows of the page of pictures, spread over all.", rich_help_panel=options.OUTPUT)] = 24,
     quiet: options.Quiet = False,
     as_json: Annotated[bool, typer.Option(
         "--json", help="Print report.json in place of the table.", rich_help_panel=options.OUTPUT)] = False,
@@ -69,7 +70,8 @@ def evaluate(
         report, rows = _model(str(model), Path(str(data)), listeners, out, settings, count, seed,
                               None if codec_only else device, quiet)
     with console.progress("drawing", quiet, count=True) as watch:
-        write_report(report, out, rows[:pictures], watch)
+        shown = min(pictures, len(rows))
+        write_report(report, out, [rows[i * len(rows) // shown] for i in range(shown)], watch)
     if as_json:
         console.say(report.to_json())
     elif not quiet:

@@ -42,12 +42,13 @@ def _root(x: Array) -> Array:
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
 
 
-def frechet_infinite(a: Sequence[Array], b: Sequence[Array], sizes: int = 8, seed: int = 0) -> float:
+def frechet_infinite(a: Sequence[Array], b: Sequence[Array], sizes: int = 8, seed: int = 0, pairs: bool = False) -> float:
     """The Fréchet distance extrapolated to infinitely many sounds; of two small sets it may fall below 0.
 
     a and b hold one (F_i, D) array per sound, its windows. The distance grows by a term in 1/n when it is estimated
     from n sounds, so it is taken on seeded subsets from half to all of both sets and the line through them is followed
-    to 1/n = 0. Chong and Forsyth 2020, with both sides drawn. Raises DataError for fewer than 8 sounds a side.
+    to 1/n = 0. Chong and Forsyth 2020, with both sides drawn. `pairs`: a[i] belongs to b[i], and subsets are of whole pairs,
+    since a copy is nearer to its own sound than to the others. Raises DataError for fewer than 8 sounds a side.
     """
     if min(len(a), len(b)) < 8:
         raise DataError(f"Extrapolating a Fréchet distance needs 8 sounds or more a side; found {len(a)} and {len(b)}.")
@@ -55,8 +56,9 @@ def frechet_infinite(a: Sequence[Array], b: Sequence[Array], sizes: int = 8, see
     inverse, distance = [], []
     for share in 1 / np.linspace(1.0, 2.0, sizes):               # even steps of 1/n
         n, m = round(share * len(a)), round(share * len(b))
-        some_a = np.concatenate([a[i] for i in draw.permutation(len(a))[:n]])
-        some_b = np.concatenate([b[i] for i in draw.permutation(len(b))[:m]])
+        order = draw.permutation(len(a))
+        some_a = np.concatenate([a[i] for i in order[:n]])
+        some_b = np.concatenate([b[i] for i in (order if pairs else draw.permutation(len(b)))[:m]])
         inverse.append(1 / share)
         distance.append(frechet_distance(some_a, some_b))
     return float(np.polyfit(inverse, distance, deg=1)[1])

@@ -98,14 +98,15 @@ def compare(report: Report, generated: Heard, reference: Heard, embedder: Embedd
     width = a[0].shape[1]
     windows = {"reference": sum(map(len, a)), label: sum(map(len, b))}
     n = f"{len(b)} sounds against {len(a)}"
+    pairs = [clip.name for clip in generated.clips] == [clip.name for clip in reference.clips]
     report.add(f"Fréchet ({embedder.title}){which}", metrics.frechet_distance(np.concatenate(b), np.concatenate(a)),
                "lower", f"{n}, {windows[label]} and {windows['reference']} windows")
     if min(windows.values()) <= width:
         report.note(f"Fréchet ({embedder.title}): fewer windows than its {width} dimensions; compare it only with "
                     "figures of as many sounds.")
     if min(len(a), len(b)) >= 8:
-        report.add(f"Fréchet, infinite sounds ({embedder.title}){which}", metrics.frechet_infinite(b, a, seed=seed), "lower",
-                   f"{n}, extrapolated in 1/n over 8 subsets")
+        report.add(f"Fréchet, infinite sounds ({embedder.title}){which}",
+                   metrics.frechet_infinite(b, a, seed=seed, pairs=pairs), "lower", f"{n}, extrapolated in 1/n over 8 subsets")
     if embedder.classes:
         _classes(report, generated, reference, embedder, which, seed)
     if isinstance(embedder, TextEmbedder):
