@@ -23,7 +23,6 @@ from audiogen.errors import CheckpointError
 from audiogen.models.autoencoder import Autoencoder
 from audiogen.models.compact import CompactAutoencoder
 from audiogen.models.hifigan import HifiGan
-from audiogen.models.layers import pack
 from audiogen.models.unet import UNet
 from audiogen.models.unset import unset
 from audiogen.models.vocos import Vocos
@@ -54,13 +53,10 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
     """
     config, parts = read_model_config(folder), locate(folder)
     text_folder = folder if compat.is_published(folder) else folder / "text"
-    unet = load_part("unet", config, parts["unet"], device, dtype)
-    if device == "cpu":
-        pack(unet)
     return Model(
         config,
         load_text_encoder(text_folder, config.text, partial(read_folder, dtype=dtype), device, dtype),
-        unet,
+        load_part("unet", config, parts["unet"], device, dtype),
         load_part("autoencoder", config, parts["autoencoder"], device, dtype),
         load_part("vocoder", config, parts["vocoder"], device, torch.float32),
         folder.name, folder)

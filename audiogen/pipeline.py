@@ -23,6 +23,7 @@ from audiogen.diffusion.windows import long_noise, mixed, overlapped, tile, wind
 from audiogen.errors import AudiogenError, SettingsError
 from audiogen.mel import Mel, from_image, to_image
 from audiogen.models.hifigan import HifiGan
+from audiogen.models.layers import pack
 from audiogen.settings import Settings, check_prompt
 from audiogen.text import AudioLdm2, AudioLdm2Speech, Pair, TextEncoder
 from audiogen.timeline import duration_of, read_timeline, shares
@@ -42,11 +43,14 @@ class Generation:
 
 
 class Pipeline:
-    """A loaded model that generates."""
+    """A loaded model that generates. On a CPU its U-Net and autoencoder are packed, and can do nothing else from then on."""
 
     def __init__(self, model: Model, device: str, dtype: torch.dtype):
         self.model, self.config = model, model.config
         self.device, self.dtype = device, dtype
+        if device == "cpu":
+            pack(model.unet)
+            pack(model.autoencoder)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str], settings: Settings | None = None, seeds: Sequence[int] | None = None, *,

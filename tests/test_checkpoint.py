@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CHECKPOINTS, normal, relative, tiny
+from conftest import CHECKPOINTS, normal, relative
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -182,7 +182,7 @@ def test_saved_weights_replace_the_file_whole(tmp_path: Path) -> None:
 
 def test_this_projects_own_folder(tmp_path: Path) -> None:
     """A published model, written out in our own layout, sounds the same."""
-    model, folder = tiny("audioldm-tiny").model, tmp_path / "own"
+    model, folder = load_model(CHECKPOINTS / "audioldm-tiny"), tmp_path / "own"
     save_config(folder, model.config)
     for part in ("unet", "autoencoder", "vocoder"):
         save_weights(folder / f"{part}.safetensors", getattr(model, part).state_dict())

@@ -7,6 +7,7 @@ import torch
 from conftest import relative
 from torch import nn
 
+from audiogen.models import winograd
 from audiogen.models.layers import GEGLU, Conv2d, GroupNorm, Linear, Pointwise, pack
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
@@ -57,6 +58,28 @@ def test_packed_in_bfloat16() -> None:
     exact = copy.deepcopy(plain).float()(x.float())
     assert relative(packed(x).float(), exact) < 1e-2
     assert relative(packed(x).float() * 1.05, exact) > 1e-2
+
+
+@pytest.mark.parametrize("size", [(30, 21), (4, 64), (1, 130), (33, 16)])
+@pytest.mark.parametrize("padding", [(1, 1), (0, 1), (1, 0)])
+def test_winograd(size: tuple[int, int], padding: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    size = (max(size[0], 3 - 2 * padding[0]), size[1])
+    x, weight, bias = torch.randn(2, 20, *size), torch.randn(24, 20, 3, 3), torch.randn(24)
+    expected = nn.functional.conv2d(x.double(), weight.double(), bias.double(), padding=padding)
+    assert relative(winograd.convolve(x, winograd.transformed(weight), bias, padding), expected) < 1e-5
+    assert relative(winograd.convolve(x, winograd.transformed(weight.flip(2, 3)), bias, padding), expected) > 0.1
+
+
+@torch.inference_mode()
+def test_wide_layers_go_by_winograd_and_narrow_ones_do_not() -> None:
+    for channels, by_points in ((winograd.NARROWEST, True), (32, False)):
+        plain, packed = both(Conv2d(channels, channels, 3, padding=1))
+        x, plus = torch.randn(2, 2, channels, 40, 16)
+        assert relative(packed(x, plus), plain(x) + plus) < 1e-5
+        assert packed.points == by_points
+        alone = packed(x[1:], plus[1:])                          # an item does not depend on its batch
+        assert relative(alone, packed(x, plus)[1:]) < 1e-6
 
 
 @pytest.mark.parametrize("size", [(2, 3), (16, 8), (40, 32)])

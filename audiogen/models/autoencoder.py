@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import AutoencoderConfig
+from audiogen.models.layers import Conv2d, GroupNorm, Linear
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,16 @@ class Gaussian:
 class ResBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, groups: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-6)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
+        self.norm1 = GroupNorm(groups, c_in, eps=1e-6)
+        self.conv1 = Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2 = GroupNorm(groups, c_out, eps=1e-6)
+        self.conv2 = Conv2d(c_out, c_out, 3, padding=1)
+        self.conv_shortcut = Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:                      # (B, C, H, W) -> (B, C', H, W)
         y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        x = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return self.conv2(F.silu(self.norm2(y)), plus=x)
 
 
 class SelfAttention(nn.Module):
@@ -49,9 +50,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.group_norm = GroupNorm(groups, channels, eps=1e-6)
+        self.to_q, self.to_k, self.to_v = (Linear(channels, channels) for _ in range(3))
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:                      # (B, C, h, w)
         y = self.group_norm(x).flatten(2).transpose(1, 2)[:, None]  # (B, 1, N, C)
@@ -62,7 +63,7 @@ class SelfAttention(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))                 # the published padding: right and below only
@@ -71,7 +72,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -104,7 +105,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         widths, last = config.channels, len(config.channels) - 1
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for i, out in enumerate(widths):
             level = Level(widths[max(i - 1, 0)], out, config.layers, config.groups)
@@ -112,8 +113,8 @@ class Encoder(nn.Module):
                 level.downsamplers = nn.ModuleList([Downsample(out)])
             self.down_blocks.append(level)
         self.mid_block = Middle(widths[-1], config.groups)
-        self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], eps=1e-6)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.groups, widths[-1], eps=1e-6)
+        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:                      # (B, K, H, W) -> (B, 2 C, h, w)
         x = self.conv_in(x)
@@ -126,7 +127,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         widths, last = config.channels[::-1], len(config.channels) - 1
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = Middle(widths[0], config.groups)
         self.up_blocks = nn.ModuleList()
         for i, out in enumerate(widths):
@@ -134,8 +135,8 @@ class Decoder(nn.Module):
             if i < last:
                 level.upsamplers = nn.ModuleList([Upsample(out)])
             self.up_blocks.append(level)
-        self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], eps=1e-6)
-        self.conv_out = nn.Conv2d(widths[-1], config.in_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.groups, widths[-1], eps=1e-6)
+        self.conv_out = Conv2d(widths[-1], config.in_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:                      # (B, C, h, w) -> (B, K, H, W)
         x = self.mid_block(self.conv_in(z))
@@ -152,8 +153,8 @@ class Autoencoder(nn.Module):
         self.config = config
         c = config.latent_channels
         self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * c, 2 * c, 1)
-        self.post_quant_conv = nn.Conv2d(c, c, 1)
+        self.quant_conv = Conv2d(2 * c, 2 * c, 1)
+        self.post_quant_conv = Conv2d(c, c, 1)
 
     def encode(self, image: Tensor) -> Gaussian:
         """mel image (B, K, H, W), H and W multiples of the factor -> latents (B, C, h, w)"""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from audiogen.config import AutoencoderConfig
 from audiogen.models.autoencoder import Gaussian
+from audiogen.models.layers import Conv2d, GroupNorm
 
 SHUFFLED = (48, 16)                                              # channels at 1/2 and at full resolution
 
@@ -18,12 +19,12 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(groups, channels), Conv2d(channels, channels, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(groups, channels), Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
+        return self.conv2(F.silu(self.norm2(h)), plus=x)
 
 
 class CompactAutoencoder(nn.Module):
@@ -43,18 +44,18 @@ class CompactAutoencoder(nn.Module):
             return [ResBlock(channels, config.groups) for _ in range(n)]
 
         def double(c_in: int, c_out: int) -> list[nn.Module]:     # twice as long and as high
-            return [nn.Conv2d(c_in, 4 * c_out, 3, padding=1), nn.PixelShuffle(2)]
+            return [Conv2d(c_in, 4 * c_out, 3, padding=1), nn.PixelShuffle(2)]
 
         self.encoder = nn.Sequential(
-            nn.Conv2d(k, quarter, 4, stride=4), *blocks(quarter, config.layers),                 # (B, ., T/4, M/4)
-            nn.Conv2d(quarter, eighth, 4, stride=2, padding=1), *blocks(eighth, config.layers),  # (B, ., T/8, M/8)
-            nn.GroupNorm(config.groups, eighth), nn.SiLU(), nn.Conv2d(eighth, 2 * z, 3, padding=1))
+            Conv2d(k, quarter, 4, stride=4), *blocks(quarter, config.layers),                 # (B, ., T/4, M/4)
+            Conv2d(quarter, eighth, 4, stride=2, padding=1), *blocks(eighth, config.layers),  # (B, ., T/8, M/8)
+            GroupNorm(config.groups, eighth), nn.SiLU(), Conv2d(eighth, 2 * z, 3, padding=1))
         self.decoder = nn.Sequential(
-            nn.Conv2d(z, wide, 3, padding=1), *blocks(wide, config.layers + 1),                  # (B, ., T/8, M/8)
+            Conv2d(z, wide, 3, padding=1), *blocks(wide, config.layers + 1),                  # (B, ., T/8, M/8)
             *double(wide, middle), *blocks(middle, config.layers + 1),                           # (B, ., T/4, M/4)
             *double(middle, half), *blocks(half, 1),                                             # (B, ., T/2, M/2)
-            nn.GroupNorm(config.groups, half), nn.SiLU(), *double(half, full),                   # (B, ., T, M)
-            nn.SiLU(), nn.Conv2d(full, k, 3, padding=1))
+            GroupNorm(config.groups, half), nn.SiLU(), *double(half, full),                   # (B, ., T, M)
+            nn.SiLU(), Conv2d(full, k, 3, padding=1))
 
     def encode(self, x: Tensor) -> Gaussian:
         """x (B, K, T, M) -> distribution of the latents (B, C, T/8, M/8)"""

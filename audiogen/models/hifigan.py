@@ -10,6 +10,20 @@ from torch import Tensor, nn
 from audiogen.config import VocoderConfig
 
 
+def quick(x: Tensor) -> bool:
+    """Whether features x (B, C, S) are convolved sooner if their channels come last in memory: on a CPU."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def convolve(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a convolution makes of x (B, C, S), in the layout of x."""
+    assert isinstance(layer, nn.Conv1d)
+    if not quick(x):
+        return layer(x)
+    weight, padding = layer.weight[:, :, None], (0, int(layer.padding[0]))
+    return F.conv2d(x[:, :, None], weight, layer.bias, padding=padding, dilation=(1, layer.dilation[0]))[:, :, 0]
+
+
 class ResBlock(nn.Module):
     """Pairs of dilated and plain convolutions around a residual path."""
 
@@ -23,7 +37,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:                      # (B, C, S)
         for dilated, plain in zip(self.convs1, self.convs2, strict=True):
-            x = x + plain(F.leaky_relu(dilated(F.leaky_relu(x, self.slope)), self.slope))
+            x = x + convolve(plain, F.leaky_relu(convolve(dilated, F.leaky_relu(x, self.slope)), self.slope))
         return x
 
 
@@ -55,7 +69,8 @@ class HifiGan(nn.Module):
         x = self.conv_pre(mel)
         branches = len(self.config.resblock_kernels)
         for i, up in enumerate(self.upsampler):
-            x = up(F.leaky_relu(x, self.config.slope))           # (B, C / 2, rate * S)
+            x = up(F.leaky_relu(x, self.config.slope).contiguous())                  # (B, C / 2, rate * S)
+            x = x.transpose(1, 2).contiguous().transpose(1, 2) if quick(x) else x
             x = sum(block(x) for block in self.resblocks[i * branches : (i + 1) * branches]) / branches  # type: ignore[assignment]
         x = self.conv_post(F.leaky_relu(x, 0.01))                # the published slope here, whatever the config's
         return torch.tanh(x)[:, 0]

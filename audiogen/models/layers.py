@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiogen.models import winograd
+
 ROWS = 2048                                                      # that packed matrices are laid out for; others fit too
 SMALL = 1024                                                     # positions below which group norms are slow, channels last
 
@@ -64,8 +66,9 @@ class GEGLU(nn.Module):
 class Conv2d(nn.Conv2d):
     """A convolution that adds; (B, C, h, w) -> (B, C', h', w')."""
 
-    packs = False                                                # ... at the next call, when the size of the map is known
-    packed: Tensor | None = None
+    packs = False                                                # ... at its first call, when the size of the map is known
+    packed: Tensor | None = None                                 # blocks, or the points of Winograd's way
+    points = False                                               # which of them
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
         """(B, C, h, w) -> (B, C', h', w'), with `plus` (B, C', h', w') added if it is given"""
@@ -74,15 +77,20 @@ class Conv2d(nn.Conv2d):
             return y if plus is None else plus + y
         shape = list(self.padding), list(self.stride), list(self.dilation), self.groups
         if self.packed is None:
-            reorder_ = torch._C._nn.mkldnn_reorder_conv2d_weight
-            self.packed = reorder_(self.weight.detach().to_mkldnn(), *shape, list(x.shape))          # type: ignore[call-arg]
+            self.points = self.stride == (1, 1) and winograd.pays(self.weight, x.shape)
+            weight, blocks = self.weight.detach(), torch._C._nn.mkldnn_reorder_conv2d_weight
+            self.packed = winograd.transformed(weight) if self.points else \
+                blocks(weight.to_mkldnn(), *shape, list(x.shape))                    # type: ignore[call-arg]
             self.weight = gone(self.weight)
         x = x.contiguous(memory_format=torch.channels_last)
         op = torch.ops.mkldnn._convolution_pointwise
-        if plus is None or plus.shape[2:] == (1, 1):             # the library cannot add to maps of one position
+        if self.points:
+            y = winograd.convolve(x, self.packed, self.bias, self.padding)           # type: ignore[arg-type]
+        elif plus is None or plus.shape[2:] == (1, 1):           # the library cannot add to maps of one position
             y = op(x, self.packed, self.bias, *shape, "none", [], "")
-            return y if plus is None else plus + y
-        return op.binary(x, plus, self.packed, self.bias, *shape, "add", None, None, [], None)
+        else:
+            return op.binary(x, plus, self.packed, self.bias, *shape, "add", None, None, [], None)
+        return y if plus is None else y.add_(plus)
 
     def pack(self) -> None:
         self.packs = True
@@ -125,5 +133,5 @@ def pack(network: nn.Module) -> None:
     if not torch.backends.mkldnn.is_available() or next(network.parameters()).dtype not in kinds:
         return
     for module in network.modules():
-        if isinstance(module, Linear | GEGLU | Conv2d):
+        if isinstance(module, Linear | GEGLU | Conv2d) and module.packed is None:    # what is packed stays so
             module.pack()
