@@ -227,7 +227,7 @@ def test_other_settings_or_strange_files_are_not_replaced(run: Any, tmp_path: Pa
 
 def test_two_batches_do_not_share_a_folder(run: Any, tmp_path: Path) -> None:
     listing = write(tmp_path / "list.txt", ["rain"])
-    with work.locked(tmp_path):
+    with manifest.locked(tmp_path):
         code, _, err = run("batch", listing, "-o", tmp_path, *QUICK)
     assert code == 1
     assert "Another batch is at work" in err

@@ -50,13 +50,42 @@ def test_wav_and_flac_hold_the_same_integers(run: Any) -> None:
     assert (integers("a.wav") == integers("a.flac")).all()
 
 
-def test_sixteen_bits_are_the_nearest() -> None:
+def test_integers_are_the_nearest() -> None:
     import torch
 
     values = torch.tensor([-2.0, -1.0, -0.6 / 32768, 0.4 / 32768, 0.6 / 32768, 0.5, 32767 / 32768, 1.0, 2.0])
-    assert audio.sixteen_bits(values).tolist() == [-32768, -32768, -1, 0, 1, 16384, 32767, 32767, 32767]
+    assert audio.integers(values, 16).tolist() == [-32768, -32768, -1, 0, 1, 16384, 32767, 32767, 32767]
     every = torch.arange(-32768, 32768)
-    assert torch.equal(audio.sixteen_bits(every / 32768).long(), every)
+    assert torch.equal(audio.integers(every / 32768, 16).long(), every)
+    some = torch.tensor([-(2**23), -1, 0, 1, 2**23 - 1])
+    assert torch.equal(audio.integers(some / 2**23, 24).long(), some * 256)
+    some = torch.tensor([-(2**31), -1, 1, 2**31 - 1])
+    assert torch.equal(audio.integers(some.double() / 2**31, 32).long(), some)
+
+
+@pytest.mark.parametrize(("stored", "kind"), [
+    ("PCM_U8", "wav"), ("PCM_16", "wav"), ("PCM_24", "wav"), ("PCM_24", "flac"), ("PCM_32", "wav"), ("FLOAT", "wav"),
+    ("DOUBLE", "wav")])
+def test_a_recording_is_stored_as_finely_as_it_was(run: Any, stored: str, kind: str) -> None:
+    """Every sample outside a span comes back exactly, of floats those beyond full scale too; inside nearly none."""
+    wave = np.random.default_rng(0).uniform(-1, 1, (16_000, 2)) * (3 if stored in ("FLOAT", "DOUBLE") else 1)
+    sf.write(f"in.{kind}", wave, 16_000, stored)
+    assert run("inpaint", f"in.{kind}", "rain", *QUICK, "--span", "0.3-0.5", "-o", f"out.{kind}")[0] == 0
+    assert sf.info(f"out.{kind}").subtype == ("PCM_16" if stored == "PCM_U8" else stored)
+    before, after = (sf.read(f"{name}.{kind}", dtype="float64", always_2d=True)[0] for name in ("in", "out"))
+    where = (before != after).any(axis=1).nonzero()[0]
+    assert (where.min(), where.max()) >= (4800, 7900)
+    assert where.max() < 8000
+    assert len(where) > 0.95 * 3200
+
+
+def test_floats_become_24_bits_in_a_flac_and_16_in_what_has_no_more(run: Any) -> None:
+    sf.write("in.wav", np.random.default_rng(0).uniform(-0.9, 0.9, 16_000), 16_000, "FLOAT")
+    for kind, stored, step in (("flac", "PCM_24", 2**-24), ("wav", "FLOAT", 0), ("ogg", "VORBIS", None)):
+        assert run("inpaint", "in.wav", "rain", *QUICK, "--span", "0.3-0.5", "-o", f"out.{kind}")[0] == 0
+        assert sf.info(f"out.{kind}").subtype == stored
+        if step is not None:
+            assert np.abs(sf.read(f"out.{kind}")[0] - sf.read("in.wav")[0])[:4800].max() <= step
 
 
 def test_attention_is_drawn_beside_the_sound(tmp_path: Path) -> None:

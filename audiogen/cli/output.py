@@ -30,6 +30,7 @@ class Output:
     quiet: bool = False
     as_json: bool = False
     attention: bool = False                                      # whoever makes the sound draws it
+    subtype: str | None = None                                   # of the samples of a recording that is changed
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -40,7 +41,7 @@ class Output:
         """Write a sound (S,) or (C, S) and its picture, say so in a closing line or in JSON, and play it if asked."""
         from audiogen import audio
 
-        audio.write(path, wave, rate, recipe, self.format)
+        audio.write(path, wave, rate, recipe, self.format, self.subtype)
         picture = path.with_suffix(".png") if self.spectrogram else None
         if picture is not None:
             from audiogen.plot import write_spectrogram
