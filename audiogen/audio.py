@@ -18,6 +18,7 @@ FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", 
 BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}                # of samples that are stored as integers
 FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")                   # what holds more than 16 bits
 WIDE = ("PCM_32", "DOUBLE")                                      # and what float32 does not hold
+LOUDEST = 1e6                                                    # full scales; beyond them a spectrum is not finite
 TAG = "audiogen "                                                # begins the comment that holds a recipe
 
 
@@ -33,7 +34,7 @@ class Recording:
 def read(path: str | Path, rate: int | None = None, mono: bool = True) -> tuple[Tensor, int]:
     """A sound file as float32 (S,), or (C, S) if not `mono`, and its rate in Hz, resampled to `rate` if that is given.
 
-    Raises AudioError for a file that is not there, not a sound, empty, or holds values that are not finite.
+    Raises AudioError for a file that is not there, not a sound, empty, or holds what no sound has: values not finite.
     """
     found = read_recording(path)
     wave = found.wave.float()
@@ -52,8 +53,8 @@ def read_recording(path: str | Path) -> Recording:
     if not len(data):
         raise AudioError(f"{path} holds no samples.")
     wave = torch.from_numpy(np.ascontiguousarray(data.T))       # (C, S)
-    if not torch.isfinite(wave.float()).all():
-        raise AudioError(f"{path} holds samples that are not finite.")
+    if not (wave.abs() < LOUDEST).all():                         # nor is what is no number
+        raise AudioError(f"{path} holds samples that are not finite, or far beyond full scale; export it again.")
     return Recording(wave, rate, subtype)
 
 
@@ -69,8 +70,10 @@ def duration(path: str | Path) -> float:
 
 
 def _unreadable(path: str | Path, error: Exception) -> AudioError:
-    reason = "there is no such file" if not Path(path).exists() else str(error).split(": ")[-1].rstrip(".")
-    return AudioError(f"{path} cannot be read as a sound ({reason}).")
+    if not Path(path).exists():
+        return AudioError(f"{path} cannot be read as a sound (there is no such file).")
+    reason = str(error).split(": ")[-1].rstrip(".")
+    return AudioError(f"{path} cannot be read as a sound ({reason}); give a .wav, .flac, .ogg, .opus, .mp3 or .aiff file.")
 
 
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -136,10 +139,10 @@ def _check_whole(path: Path, samples: int) -> None:
 def _refusal(path: Path, error: Exception) -> Exception:
     """Why a file could not be written, as the operating system says it where it can."""
     try:
-        free = os.statvfs(path.parent).f_bavail
+        disk = os.statvfs(path.parent)
     except OSError as cause:
         return AudioError(f"{path} cannot be written: {cause.strerror}.")
-    if free == 0:
+    if disk.f_blocks and not disk.f_bavail:                      # what is no disk has no blocks
         return OSError(28, "No space left on device", str(path))
     if not os.access(path.parent, os.W_OK):
         return PermissionError(13, "Permission denied", str(path))

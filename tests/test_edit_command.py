@@ -92,7 +92,7 @@ def test_attention_is_drawn_beside_the_sound(tmp_path: Path) -> None:
     words = "a thunderstorm, far away"
     done = installed("generate", words, *QUICK, "--duration", "0.64", "-o", "a.wav", "--show-attention", "--spectrogram",
                      "--json", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a-attention.png", "a.png", "a.wav"]
     assert json.loads(done.stdout)["attention"] == "a-attention.png"
     heights = {}
@@ -134,7 +134,8 @@ def test_where_there_is_no_attention_it_is_said(run: Any) -> None:
     (["edit", "empty.wav", "rain"], "cannot be read as a sound"), (["edit", "none.wav", "rain"], "there is no such file"),
     (["extend", "text.wav", "rain", "--seconds", "1"], "cannot be read as a sound"),
     (["inpaint", "bare.wav", "rain", "--span", "0-1"], "holds no samples"),
-    (["upscale", "nan.wav"], "not finite"), (["upscale", "silent.wav"], "The recording is silent"),
+    (["upscale", "nan.wav"], "not finite"), (["edit", "loud.wav", "rain"], "far beyond full scale"),
+    (["upscale", "silent.wav"], "The recording is silent"),
     (["generate", "rain", "--candidates", "2", "--model", str(CHECKPOINTS / "audioldm-tiny")], "name one: --ranker")])
 def test_odd_recordings_are_told_in_a_sentence(run: Any, arguments: list[str], words: str) -> None:
     Path("empty.wav").touch()
@@ -142,12 +143,23 @@ def test_odd_recordings_are_told_in_a_sentence(run: Any, arguments: list[str], w
     sf.write("bare.wav", np.zeros((0, 1)), 16_000)
     sf.write("nan.wav", np.array([0.1, np.nan]), 16_000, "FLOAT")
     sf.write("silent.wav", np.zeros(8000), 16_000)
+    sf.write("loud.wav", np.array([0.1, 1e20]), 16_000, "FLOAT")
     there = {p.name for p in Path().iterdir()}
     code, out, err = run(*arguments, *(QUICK if "--model" not in arguments else ["--steps", "1", "--duration", "0.3"]))
     assert (code, out) == (1, "")
     assert words in err
     assert len(err.strip().splitlines()) == 1
     assert {p.name for p in Path().iterdir()} == there
+
+
+def test_what_the_model_cannot_give_back_is_said(run: Any) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(24_000)
+    sf.write("full.wav", noise, 48_000)
+    sf.write("dull.wav", np.sin(np.arange(24_000) / 20) / 9, 48_000)
+    for name, told in (("full", True), ("dull", False)):
+        code, _, err = run("inpaint", f"{name}.wav", "rain", *QUICK, "--span", "0.1-0.2", "-o", f"{name}-out.wav")
+        assert code == 0
+        assert ("Note: this model reaches 8000 Hz" in err) == told
 
 
 FORMS = [(1, 1, 16_000), (160, 2, 48_000), (11_025, 6, 11_025), (9600, 1, 192_000)]

@@ -19,6 +19,7 @@ from audiogen.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from audiogen.audio import Recording
     from audiogen.diffusion.sampling import Watch
     from audiogen.edit.paint import Edited, Order
     from audiogen.pipeline import Pipeline
@@ -159,6 +160,8 @@ def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra:
         from audiogen import hub
 
         pipeline = hub.load(recipe.model, how.device, recipe.dtype)
+    if command != "upscale":
+        _warn_above(pipeline, found)
     told = {"command": command, "input": str(source)}
     output = replace(how.output, format=kind, subtype=found.subtype)
 
@@ -173,6 +176,16 @@ def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra:
                        dtype=str(pipeline.dtype).removeprefix("torch."))
         tag = told | full.as_dict() | options.given(**extra) | more
         output.deliver(path, made[k].audio, made[k].sample_rate, tag, time.perf_counter() - began)
+
+
+def _warn_above(pipeline: "Pipeline", found: "Recording") -> None:
+    """Say what the model cannot give back of a recording where it paints."""
+    from audiogen.edit.places import upper_edge
+
+    mel = pipeline.config.mel
+    top = min(mel.fmax, mel.sample_rate / 2)                     # Hz
+    if found.rate > 2.2 * top and upper_edge(found.wave, found.rate) > 1.1 * top:
+        console.note(f"Note: this model reaches {top:.0f} Hz; above that, what it paints is silent, where the recording is not.")
 
 
 def _made(make: "Callable[[Recipe, Watch], Edited]", pipeline: "Pipeline", recipe: Recipe, takes: Takes,

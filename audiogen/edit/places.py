@@ -129,6 +129,8 @@ def upper_edge(wave: Tensor, rate: int, floor: float = 60.0) -> float:
     n = min(2048, wave.shape[-1])
     taper = torch.hann_window(n)
     frames = wave.unfold(-1, n, max(n // 2, 1))                  # (C, frames, n)
-    power = torch.fft.rfft(frames * taper).abs().square().mean(dim=(0, 1))
+    power = torch.zeros(n // 2 + 1, dtype=wave.dtype)
+    for some in frames.split(1024, dim=1):                       # memory does not grow with the duration
+        power += torch.fft.rfft(some * taper).abs().square().sum(dim=(0, 1))
     loud = torch.nonzero(power > power.max() * 10 ** (-floor / 10)).flatten()
     return float(loud[-1]) * rate / n if len(loud) else 0.0
