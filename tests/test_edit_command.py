@@ -14,6 +14,7 @@ from conftest import CHECKPOINTS
 from PIL import Image
 
 from audiogen import audio
+from audiogen.cli.output import Output
 
 TWO = str(CHECKPOINTS / "audioldm2-tiny")
 QUICK = ["--model", TWO, "--device", "cpu", "--steps", "2", "--seed", "3"]
@@ -48,6 +49,17 @@ def test_wav_and_flac_hold_the_same_integers(run: Any) -> None:
         assert run("generate", "a dog", *QUICK, "--duration", "0.5", "-o", f"a.{kind}")[0] == 0
     assert np.abs(integers("a.wav")).max() > 100
     assert (integers("a.wav") == integers("a.flac")).all()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_appears_meanwhile_stays(tmp_path: Path, overwrite: bool) -> None:
+    """As when two commands at once make sounds of one name."""
+    import torch
+
+    path, other = tmp_path / "a.wav", tmp_path / "a-2.wav"
+    path.write_bytes(b"of another command")
+    Output("wav", quiet=True, overwrite=overwrite).deliver(path, torch.zeros(100), 16_000, {"prompt": "rain"}, 0.0)
+    assert (path.read_bytes() == b"of another command", other.exists()) == (not overwrite, not overwrite)
 
 
 def test_integers_are_the_nearest() -> None:
@@ -103,7 +115,8 @@ def test_attention_is_drawn_beside_the_sound(tmp_path: Path) -> None:
     installed("generate", "a bell", *QUICK, "--duration", "0.64", "-o", "b.wav", "--show-attention", folder=tmp_path)
     with Image.open(tmp_path / "b-attention.png") as picture:
         assert heights[4] - picture.height == 2 * 96             # a panel for a word, none for a token or a comma
-    installed("generate", words, *QUICK, "--duration", "0.64", "-o", "plain.wav", folder=tmp_path)
+    done = installed("generate", words, *QUICK, "--duration", "0.64", "-o", "plain.wav", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (integers(tmp_path / "plain.wav") == integers(tmp_path / "a.wav")).all()
 
 

@@ -52,7 +52,7 @@ class How:
 def _how(seed: Seed = None, out: Out = None, play: Play = False, overwrite: options.Overwrite = False,
          wanted: options.Wanted = options.NOTHING) -> How:
     recipe = Recipe("-", secrets.randbelow(2**31) if seed is None else seed, Settings(), "everyday")
-    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json)
+    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, overwrite=overwrite)
     return How(wanted.change(recipe).check(), wanted.device, wanted.offline, out, wanted.format, overwrite, output)
 
 
@@ -95,7 +95,10 @@ def inpaint(
         help="Paint only these Hz, as 2000-8000.", show_default="all", rich_help_panel=RECORDING)] = None,
     how: How = options.NOTHING,
 ) -> None:
-    """Paint spans of a recording anew; everywhere else its own samples stay."""
+    """Paint spans of a recording anew; everywhere else its own samples stay.
+
+    The prompt is all that sounds in a span: name what goes on behind it too, as in "a dog barks in the rain".
+    """
     if not span and band is None:
         raise options.UsageFault("Say what to paint, for example --span 2.5-4 or --band 2000-8000.")
     from audiogen.edit import paint

@@ -31,6 +31,7 @@ class Output:
     as_json: bool = False
     attention: bool = False                                      # whoever makes the sound draws it
     subtype: str | None = None                                   # of the samples of a recording that is changed
+    overwrite: bool = False
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -41,6 +42,8 @@ class Output:
         """Write a sound (S,) or (C, S) and its picture, say so in a closing line or in JSON, and play it if asked."""
         from audiogen import audio
 
+        if path.exists() and not self.overwrite:                 # it was not there when this command began
+            [path] = _step_aside([path], False, self.pictures)
         audio.write(path, wave, rate, recipe, self.format, self.subtype)
         picture = path.with_suffix(".png") if self.spectrogram else None
         if picture is not None:
