@@ -137,6 +137,24 @@ def test_upscaling_keeps_the_lower_band() -> None:
     assert upscale(pipe, recording(16_000), 16_000, ORDER, cutoff=4000).audio.shape == (1, 16_000)
 
 
+def test_what_is_painted_does_not_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A painted sound beyond full scale becomes quieter as a whole; what is kept stays as it is."""
+    pipe, wave = model("audioldm2-tiny"), recording(16_000)
+    quiet = inpaint(pipe, wave, 16_000, ORDER, [(0.4, 0.7)]).audio
+    decode = Pipeline.decode
+    monkeypatch.setattr(Pipeline, "decode", lambda self, latents, loop=False: 100 * decode(self, latents, loop))
+    for ceiling, kept in ((1.0, wave), (2.0, wave * 2 / wave.abs().max())):
+        loud = inpaint(pipe, kept, 16_000, ORDER, [(0.4, 0.7)]).audio
+        assert 0.9 * ceiling < float(loud[:, 6600:11_000].abs().max()) <= ceiling
+        assert torch.equal(loud[:, :6400], kept[:, :6400])
+        whole = edit(pipe, kept, 16_000, ORDER, 1.0).audio
+        assert abs(float(whole.abs().max()) - ceiling) < 1e-5
+    loud = inpaint(pipe, wave, 16_000, ORDER, [(0.4, 0.7)]).audio
+    middle = slice(6600, 11_000)
+    shape = loud[:, middle] / loud[:, middle].norm()             # not cut off: the same sound at another level
+    assert relative(shape, quiet[:, middle] / quiet[:, middle].norm()) < 1e-3
+
+
 @pytest.mark.parametrize(("spans", "frames", "expected"), [
     ([(4.0, 4.8)], 100, [(36, 52)]),                             # one window of 16, the span in its middle
     ([(0.1, 0.8)], 100, [(0, 16)]), ([(9.5, 10.0)], 100, [(84, 100)]),       # at the ends the other side is heard

@@ -173,6 +173,8 @@ def test_what_the_model_cannot_give_back_is_said(run: Any) -> None:
         code, _, err = run("inpaint", f"{name}.wav", "rain", *QUICK, "--span", "0.1-0.2", "-o", f"{name}-out.wav")
         assert code == 0
         assert ("Note: this model reaches 8000 Hz" in err) == told
+    for band, told in (("2000-8000", False), ("2000-12000", True)):
+        assert ("Note" in run("inpaint", "full.wav", "rain", *QUICK, "--band", band, "-o", f"{band}.wav")[2]) == told
 
 
 FORMS = [(1, 1, 16_000), (160, 2, 48_000), (11_025, 6, 11_025), (9600, 1, 192_000)]

@@ -164,7 +164,7 @@ def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra:
 
         pipeline = hub.load(recipe.model, how.device, recipe.dtype)
     if command != "upscale":
-        _warn_above(pipeline, found)
+        _warn_above(pipeline, found, extra.get("band"))
     told = {"command": command, "input": str(source)}
     output = replace(how.output, format=kind, subtype=found.subtype)
 
@@ -181,12 +181,14 @@ def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra:
         output.deliver(path, made[k].audio, made[k].sample_rate, tag, time.perf_counter() - began)
 
 
-def _warn_above(pipeline: "Pipeline", found: "Recording") -> None:
-    """Say what the model cannot give back of a recording where it paints."""
+def _warn_above(pipeline: "Pipeline", found: "Recording", band: tuple[float, float] | None) -> None:
+    """Say what the model cannot give back of a recording where it paints, in `band` Hz or all of them."""
     from audiogen.edit.places import upper_edge
 
     mel = pipeline.config.mel
     top = min(mel.fmax, mel.sample_rate / 2)                     # Hz
+    if band is not None and band[1] <= top:
+        return
     if found.rate > 2.2 * top and upper_edge(found.wave, found.rate) > 1.1 * top:
         console.note(f"Note: this model reaches {top:.0f} Hz; above that, what it paints is silent, where the recording is not.")
 

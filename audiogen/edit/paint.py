@@ -61,7 +61,8 @@ def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: fl
         x = draw() * levels.initial if taken == count else known + draw() * float(part.sigmas[0])
         denoise = pipeline.long(_denoiser(pipeline, order, len(wave), settings), settings)
         latents = pipeline.walk(denoise, part, x, draw, settings, watch)
-    return Edited(_back(pipeline, latents, rate, wave.shape[-1]), rate, settings, slice(wave.shape[-1]))
+    sound = _back(pipeline, latents, rate, wave.shape[-1])
+    return Edited(sound * _gain(sound, wave), rate, settings, slice(wave.shape[-1]))
 
 
 @torch.inference_mode()
@@ -148,7 +149,8 @@ def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Seq
         inside = [(s - begin, e - begin) for s, e in spans if begin <= s < end]
         latents = _fill(pipeline, fine[:, a * step : b * step], order, settings, a, inside, band, tell)
         place = slice(round(begin * rate), min(round(end * rate), wave.shape[-1]))
-        change = _back(pipeline, latents, rate, place.stop - place.start) - wave[:, place]
+        sound = _back(pipeline, latents, rate, place.stop - place.start)
+        change = sound * _gain(sound * (mask[place] > 0), wave) - wave[:, place]
         result[:, place] += mask[place] * (change if band is None else only_band(change, rate, band))
     touched = mask.nonzero().flatten()
     painted = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0)
@@ -195,6 +197,11 @@ def _back(pipeline: Pipeline, latents: Tensor, rate: int, samples: int) -> Tenso
     """Latents (C, c, h, w) to waves (C, S) of so many samples at `rate`."""
     wave = resample(pipeline.decode(latents), pipeline.config.mel.sample_rate, rate)
     return F.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
+
+
+def _gain(sound: Tensor, wave: Tensor) -> float:
+    """What keeps a sound (C, S) from clipping: within full scale, or as loud as a wave that goes beyond it."""
+    return min(1.0, max(1.0, float(wave.abs().max())) / max(float(sound.abs().max()), 1e-9))
 
 
 def _mirrored(wave: Tensor, samples: int) -> Tensor:
