@@ -86,7 +86,7 @@ Examples:
   audiogen extend engine.wav "an engine starts" --before 2"""
 UPSCALE = """\b
 Examples:
-  audiogen upscale old-phone.wav
+  audiogen upscale old-tape.wav "waves on a beach"
   audiogen upscale dull.wav "a cymbal" --cutoff 4000"""
 BLEND = """\b
 Examples:

@@ -133,7 +133,7 @@ def extend(
 @changing
 def upscale(
     source: Input,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What sounds there, if you want to say it.",
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What sounds there: say it, and it fits better.",
                                           show_default=False)] = "",
     cutoff: Annotated[float | None, typer.Option(
         help="Hz above which to paint.", show_default="where the recording ends", rich_help_panel=RECORDING)] = None,
