@@ -4,36 +4,31 @@ What is made depends on the list and the settings alone: items are grouped in th
 of which one sound is missing is made again whole, so that even rounding is the same as if nothing had happened.
 """
 
-import errno
-import os
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiogen import audio, manifest, rank
+from audiogen.diffusion.sampling import Watch
 from audiogen.errors import AudiogenError, DataError
 from audiogen.manifest import Entry
 from audiogen.prompts import Fault, Listing, clause, takes
 from audiogen.recipe import Recipe, derive_seed
 from audiogen.recordings import Change, read_change
 from audiogen.settings import Settings
+from audiogen.timeline import duration_of, read_timeline
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from audiogen.pipeline import Pipeline
-
-try:
-    import fcntl
-except ImportError:                                              # Windows: two batches at once go unnoticed
-    fcntl = None                                                 # type: ignore[assignment]
+    from audiogen.edit.paint import Edited
+    from audiogen.pipeline import Generation, Pipeline
 
 AUTO_SIZES = {"cpu": 1, "mps": 4, "cuda": 16}                    # alone on a CPU: as fast, and exact to the last bit
 NOT_COMPARED = ("dtype", "audiogen")                             # of a recipe: these may differ when a batch goes on
-OF_SOME = ("input", "input_digest", "strength", "spans", "candidates", "ranker")     # of an entry: some lines have them
+OF_SOME = ("input", "input_digest", "strength", "spans", "band", "candidates", "ranker")     # of an entry: some lines have them
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,7 @@ class Made:
     sample_rate: int
     tag: dict[str, Any] = field(default_factory=dict)            # in the file
     entry: Entry = field(default_factory=dict)                   # in the manifest
+    subtype: str | None = None                                   # of the recording that was changed
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,9 @@ def expand(listing: Listing, base: Recipe, suffix: str, folder: Path = Path(), c
             change = read_change(row, folder)
             if change is not None:
                 settings = replace(settings, duration=None, loop=False)
-            several = 1 if change else row.candidates or candidates
+            elif settings.timeline and "duration" not in row.settings:
+                settings = replace(settings, duration=duration_of(read_timeline(row.prompt)))
+            several = row.candidates or candidates
             recipe = replace(base, prompt=row.prompt, settings=settings, negative=row.negative or base.negative,
                              say=row.say or base.say)
             items += [Item(name, f"{stem}.{suffix}", row.line, replace(recipe, seed=seed + k * several).check(), change, several,
@@ -236,11 +234,8 @@ class Worker:
 
         recipes = [item.recipe for item in items]
         try:
-            if items[0].change is not None:
-                changed = items[0].change.make(self.pipeline, recipes[0], watch)
-                return Made([changed.audio], changed.sample_rate, items[0].change.tag(changed.settings))
-            if items[0].candidates > 1:
-                return self._best(items[0], watch)
+            if items[0].alone:
+                return self._alone(items[0], watch)
             found = self.pipeline.generate(
                 [r.prompt for r in recipes], recipes[0].settings, [r.seed for r in recipes],
                 negatives=[r.negative for r in recipes], says=[r.say for r in recipes], watch=watch)
@@ -253,14 +248,30 @@ class Worker:
         _free_memory()
         return MemoryError("memory ran out; lower its duration")
 
-    def _best(self, item: Item, watch: Callable[[int, int], None]) -> Made:
-        """The take that fits its prompt best, as `generate --candidates` finds it."""
-        self.ranker = self.ranker or rank.load_ranker(item.ranker, self.pipeline)
-        found, scores = rank.candidates(self.pipeline, self.ranker, item.recipe, item.candidates, watch)
-        k = rank.best(scores)
-        told = {"score": round(scores[k], 6), "candidates": item.candidates}
-        return Made([found[k].audio[0]], found[k].sample_rate,
-                    told | {"seed": item.recipe.seed + k, "ranker": self.ranker.name}, told | {"kept": item.recipe.seed + k})
+    def _alone(self, item: Item, watch: Watch) -> Made:
+        """The recording changed, or the take that fits its prompt best, as the single commands make them."""
+        change = item.change
+        source = None if change is None else change.read()
+
+        def make(recipe: Recipe, watch: Watch) -> "Generation | Edited":
+            if change is not None and source is not None:
+                return change.make(self.pipeline, source, recipe, watch)
+            return self.pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed], negatives=[recipe.negative],
+                                          says=[recipe.say], watch=watch)
+
+        tag: dict[str, Any] = {}
+        entry: Entry = {}
+        if item.candidates == 1:
+            take = make(item.recipe, watch)
+        else:
+            self.ranker = self.ranker or rank.load_ranker(item.ranker, self.pipeline)
+            found, scores = rank.candidates(make, self.ranker, item.recipe, item.candidates, watch)
+            k = rank.best(scores)
+            take, told = found[k], {"score": round(scores[k], 6), "candidates": item.candidates}
+            tag, entry = told | {"seed": item.recipe.seed + k, "ranker": self.ranker.name}, told | {"kept": item.recipe.seed + k}
+        if change is None or source is None:
+            return Made([take.audio[0]], take.sample_rate, tag, entry)
+        return Made([take.audio], take.sample_rate, change.tag(take.settings) | tag, entry, source.subtype)
 
     def _write(self, items: list[Item], missing: list[Item], found: "Made | Exception", size: int) -> None:
         for item in missing:
@@ -283,7 +294,7 @@ class Worker:
             write_spectrogram(path.with_suffix(".png"), mono.numpy(), found.sample_rate, item.recipe.prompt)
         dtype = str(self.pipeline.dtype).removeprefix("torch.")
         recipe = {"command": "generate", "id": item.id} | item.recipe.as_dict() | {"dtype": dtype} | found.tag
-        audio.write(path, wave, found.sample_rate, recipe)
+        audio.write(path, wave, found.sample_rate, recipe, subtype=found.subtype)
         manifest.sync(self.folder)
         return {"sample_rate": found.sample_rate, "seconds": round(wave.shape[-1] / found.sample_rate, 6)} | found.entry
 
@@ -296,23 +307,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Nobody else works in `folder` meanwhile; the lock dies with the process. Raises DataError if somebody does."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise DataError(f"Another batch is at work in {folder}: wait until it has ended, "
-                                "or choose another folder.") from None
-        yield                                                    # a file system without locks is taken as it is
-    finally:
-        with suppress(OSError):
-            os.close(handle)

@@ -1,5 +1,6 @@
 """Published encoders and tokenizers, read strictly; the one home of transformers, which is imported late: it takes seconds."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
     import transformers
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")   # of names that other versions lack
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     data = read_json(folder / "config.json")

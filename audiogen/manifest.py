@@ -4,13 +4,20 @@ A line is appended and brought to the disk when its file is whole. Several proce
 (.manifest-RANK.jsonl), which are joined when all are done, or when the batch is run again.
 """
 
+import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from audiogen.errors import DataError
+
+try:
+    import fcntl
+except ImportError:                                              # Windows: two batches at once go unnoticed
+    fcntl = None                                                 # type: ignore[assignment]
 
 NAME = "manifest.jsonl"
 Entry = dict[str, Any]
@@ -105,3 +112,23 @@ def _read(path: Path) -> dict[str, Entry]:
                 break                                            # blocks of zeros, where power went
             raise DataError(f"{path}: line {i} is no entry of a batch; remove it, or choose another folder.") from None
     return entries
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else works in `folder` meanwhile; the lock dies with the process. Raises DataError if somebody does."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise DataError(f"Another batch is at work in {folder}: wait until it has ended, "
+                                "or choose another folder.") from None
+        yield                                                    # a file system without locks is taken as it is
+    finally:
+        with suppress(OSError):
+            os.close(handle)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from audiogen.config import MelConfig
 
 FLOOR = 1e-5                                                     # of a mel magnitude, before its logarithm
+PIECE = 4096                                                     # frames whose spectra are in memory at once
 
 
 class Mel(nn.Module):
@@ -33,10 +34,15 @@ class Mel(nn.Module):
         pad = c.n_fft // 2 if c.center else (c.n_fft - c.hop) // 2
         mode = "reflect" if wave.shape[-1] > pad else "constant"  # too short a wave has nothing to reflect
         wave = F.pad(wave[:, None], (pad, pad), mode=mode)[:, 0]
-        spectrum = torch.stft(wave, c.n_fft, c.hop, c.win_length, self.window, center=False, return_complex=True)
         frames = (wave.shape[-1] - 2 * pad) // c.hop
-        magnitude = (spectrum.real**2 + spectrum.imag**2 + 1e-9).sqrt()[..., :frames]       # (B, F, T)
-        return torch.matmul(self.filters.T, magnitude).clamp(min=FLOOR).log()
+        mels = []
+        for a in range(0, max(frames, 1), PIECE):                # a spectrum is much larger than its mel
+            b = min(a + PIECE, frames)
+            piece = wave if b - a == frames else wave[:, a * c.hop : (b - 1) * c.hop + c.n_fft]
+            spectrum = torch.stft(piece, c.n_fft, c.hop, c.win_length, self.window, center=False, return_complex=True)
+            magnitude = (spectrum.real**2 + spectrum.imag**2 + 1e-9).sqrt()[..., : b - a]   # (B, F, T)
+            mels.append(torch.matmul(self.filters.T, magnitude).clamp(min=FLOOR).log())
+        return torch.cat(mels, dim=-1)
 
 
 def to_image(mel: Tensor, config: MelConfig, planes: int) -> Tensor:

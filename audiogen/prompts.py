@@ -17,7 +17,7 @@ from audiogen.settings import Settings
 
 KINDS = ("txt", "csv", "tsv", "jsonl")
 COLUMNS = ("prompt", "id", "seed", "negative", "say", "duration", "steps", "guidance", "sampler", "count",
-           "loop", "candidates", "input", "strength", "span")
+           "loop", "timeline", "candidates", "input", "strength", "span", "band")
 MAX_COUNT = 1000
 MAX_CANDIDATES = 100
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")
@@ -40,6 +40,7 @@ class Row:
     input: str | None = None                                     # a recording that is changed, by `strength` or in `span`
     strength: float | None = None
     span: str | None = None
+    band: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)       # those that the line gives
 
 
@@ -221,7 +222,8 @@ def _parse(line: int, cells: Cells, own: str, takes: int) -> Row:
     if not 1 <= count <= MAX_COUNT:
         raise SettingsError(f"a count of {count} is out of range; give 1 to {MAX_COUNT}")
     settings = {"duration": _number(cells, "duration", float), "steps": _number(cells, "steps", int),
-                "guidance": _number(cells, "guidance", float), "sampler": _text(cells, "sampler"), "loop": _yes(cells, "loop")}
+                "guidance": _number(cells, "guidance", float), "sampler": _text(cells, "sampler"), "loop": _yes(cells, "loop"),
+                "timeline": _yes(cells, "timeline")}
     given = {k: v for k, v in settings.items() if v is not None}
     name = cells.get("id")
     if isinstance(name, int) and not isinstance(name, bool):
@@ -240,21 +242,22 @@ def _parse(line: int, cells: Cells, own: str, takes: int) -> Row:
     return Row(line, name or own, bool(name), recipe.prompt, seed, negative, say, count, candidates, *recording, given)
 
 
-def _recording(cells: Cells) -> tuple[str | None, float | None, str | None]:
-    """The cells input, strength and span; raises SettingsError for what does not go together."""
-    name, strength, span = _text(cells, "input") or None, _number(cells, "strength", float), _text(cells, "span") or None
-    if name is None and (strength is not None or span is not None):
-        raise SettingsError(f"{'strength' if span is None else 'span'} is of a recording: name it in the column input")
-    if strength is not None and span is not None:
-        raise SettingsError("strength changes all of a recording and span a part of it: give one of them")
+def _recording(cells: Cells) -> tuple[str | None, float | None, str | None, str | None]:
+    """The cells input, strength, span and band; raises SettingsError for what does not go together."""
+    name, span, band = (_text(cells, column) or None for column in ("input", "span", "band"))
+    strength = _number(cells, "strength", float)
+    told = [k for k, v in (("span", span), ("band", band), ("strength", strength)) if v is not None]
+    if name is None and told:
+        raise SettingsError(f"{told[0]} is of a recording: name it in the column input")
+    if strength is not None and len(told) > 1:
+        raise SettingsError(f"strength changes all of a recording and {told[0]} a part of it: give one of them")
     if name is not None:
         if cells.get("duration") is not None:
             raise SettingsError("duration is that of the input: leave one of the two empty")
-        if _yes(cells, "loop"):
-            raise SettingsError("loop is for sounds without an input: leave one of the two empty")
-        if (_number(cells, "candidates", int) or 1) != 1:
-            raise SettingsError("candidates are for sounds without an input: leave one of the two empty")
-    return name, strength, span
+        for column in ("loop", "timeline"):
+            if _yes(cells, column):
+                raise SettingsError(f"{column} is for sounds without an input: leave one of the two empty")
+    return name, strength, span, band
 
 
 def _text(cells: Cells, name: str) -> str | None:

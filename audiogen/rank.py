@@ -1,14 +1,16 @@
 """The best of several takes: how well a sound fits its own prompt, as a network that knows both hears it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audiogen.audio import resample
 from audiogen.diffusion.sampling import Watch, ignore
+from audiogen.edit.paint import Edited
 from audiogen.errors import SettingsError
 from audiogen.evaluate.embed import Embedder, TextEmbedder, load_embedder
 from audiogen.recipe import Recipe
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from audiogen.pipeline import Generation, Pipeline
 
+Take = TypeVar("Take", bound="Generation | Edited")
 Array = NDArray[Any]
 NEAREST = 5                                                      # classes of a tagger that stand for a prompt
 
@@ -119,18 +122,24 @@ def scored(ranker: Ranker, prompt: str, wave: "Tensor", rate: int, timeline: boo
     return sum(ranker.score(read_weights(p).prompt, w, rate) for p, w in heard) / len(heard)
 
 
-def candidates(pipeline: "Pipeline", ranker: Ranker, recipe: Recipe, count: int,
-               watch: Watch = ignore) -> tuple[list["Generation"], list[float]]:
-    """Takes of a recipe with seeds that follow each other, each made alone, and their scores."""
-    made, scores = [], []
+def candidates(make: Callable[[Recipe, Watch], Take], ranker: Ranker, recipe: Recipe, count: int,
+               watch: Watch = ignore) -> tuple[list[Take], list[float]]:
+    """Takes of a recipe with seeds that follow each other, each made alone by `make`, and their scores.
+
+    Of a recording that was changed what counts is from the first sample that was painted to the last.
+    """
+    made: list[Take] = []
+    scores = []
     for k in range(count):
         def tell(done: int, total: int, k: int = k) -> None:
             watch(k * total + done, count * total)
 
-        take = pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed + k], negatives=[recipe.negative],
-                                 says=[recipe.say], watch=tell)
+        take = make(replace(recipe, seed=recipe.seed + k), tell)
+        wave = take.audio.float().mean(dim=0)                    # (S,)
+        if isinstance(take, Edited):
+            wave = wave[take.painted]
         made.append(take)
-        scores.append(scored(ranker, recipe.prompt, take.audio[0], take.sample_rate, recipe.settings.timeline))
+        scores.append(scored(ranker, recipe.prompt, wave, take.sample_rate, recipe.settings.timeline))
     return made, scores
 
 

@@ -227,7 +227,7 @@ def test_other_settings_or_strange_files_are_not_replaced(run: Any, tmp_path: Pa
 
 def test_two_batches_do_not_share_a_folder(run: Any, tmp_path: Path) -> None:
     listing = write(tmp_path / "list.txt", ["rain"])
-    with work.locked(tmp_path):
+    with manifest.locked(tmp_path):
         code, _, err = run("batch", listing, "-o", tmp_path, *QUICK)
     assert code == 1
     assert "Another batch is at work" in err
@@ -239,12 +239,12 @@ def test_a_full_disk_leaves_what_was_made(run: Any, tmp_path: Path, monkeypatch:
     with monkeypatch.context() as full:
         made, plain = 0, audio.write
 
-        def refuse(*arguments: Any) -> None:
+        def refuse(*arguments: Any, **more: Any) -> None:
             nonlocal made
             made += 1
             if made == 4:
                 raise OSError(28, "No space left on device", str(arguments[0]))
-            plain(*arguments)
+            plain(*arguments, **more)
 
         full.setattr(audio, "write", refuse)
         code, _, err = run("batch", listing, "-o", tmp_path / "out", *QUICK)

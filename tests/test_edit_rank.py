@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from audiogen import rank
 from audiogen.cli.takes import Takes
+from audiogen.edit.paint import Edited
 from audiogen.errors import SettingsError
 from audiogen.evaluate.embed import Embedding
 from audiogen.recipe import Recipe
@@ -76,6 +77,26 @@ def test_classes_near_the_prompt_count() -> None:
 
 def test_of_equal_takes_the_first() -> None:
     assert rank.best([0.5, 0.7, 0.7]) == 1
+
+
+def test_of_a_recording_what_was_painted_is_judged() -> None:
+    """The take whose painted part fits, though the whole of another one fits better."""
+    parts = {5: (2.0, 2.0, 2.0), 6: (2.0, 1.0, 2.0), 7: (1.0, 2.0, 1.0)}     # by seed: before, what is painted, after
+
+    def make(recipe: Recipe, watch: Any) -> Edited:
+        watch(1, 1)
+        wave = torch.cat([planted(k) for k in parts[recipe.seed]])
+        return Edited(wave[None].expand(2, -1), 16_000, recipe.settings, slice(16_000, 32_000))
+
+    seen: list[tuple[int, int]] = []
+    recipe, ranker = Recipe("rain", 5, Settings(), "everyday"), rank.ByEmbedding(Planted())
+    made, scores = rank.candidates(make, ranker, recipe, 3, lambda done, total: seen.append((done, total)))
+    assert rank.best(scores) == 1
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    whole = [rank.scored(ranker, "rain", m.audio[0], 16_000) for m in made]
+    assert rank.best(whole) == 2
+    assert Takes(3).kept(scores, "ear") == [(1, {"score": round(scores[1], 6), "ranker": "ear", "candidates": 3})]
+    assert [told["best"] for _, told in Takes(3, keep_all=True).kept(scores, "ear")] == [False, True, False]
 
 
 def test_a_model_is_judged_by_its_own_clap() -> None:

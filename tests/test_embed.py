@@ -2,10 +2,13 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import CHECKPOINTS
 
+from audiogen.audio import read, read_recipe
 from audiogen.errors import AudiogenError, CheckpointError, SettingsError
 from audiogen.evaluate import embed
 from audiogen.evaluate.embed import ClapEmbedder, Embedding, RunClap, Yamnet, load_embedder
@@ -144,6 +147,32 @@ def test_clap_hears_a_long_sound_in_windows_without_chance(clap_folder: Path) ->
     np.testing.assert_allclose(heard[1], clap.embed(sound[RATE:]).frames[0], atol=1e-6)
     np.testing.assert_array_equal(heard, clap.embed(sound).frames)
     assert np.abs(heard[0] - heard[1]).max() > 1e-4
+
+
+def test_a_whole_clap_chooses_among_takes(clap_folder: Path, run: Any) -> None:
+    """The scores in the files are transformers' cosines of prompt and sound, and the kept take has the highest."""
+    import torch
+    import transformers
+
+    arguments = ["generate", "a (dog:1) barking", "--model", CHECKPOINTS / "audioldm2-tiny", "--device", "cpu", "--steps", "2",
+                 "--duration", "0.7", "--seed", "3", "--candidates", "3", "--ranker", f"clap:{clap_folder}"]
+    assert run(*arguments, "--keep-all", "-o", "all")[0] == 0
+    assert run(*arguments, "-o", "best.wav")[0] == 0
+    model = transformers.ClapModel.from_pretrained(clap_folder).eval()
+    extract = transformers.ClapFeatureExtractor.from_pretrained(clap_folder)
+    tokens, scores = torch.tensor([[0, 3, 4, 6, 2]]), []         # "a dog barking": its weight does not count
+    told = [read_recipe(path) for path in sorted(Path("all").iterdir())]
+    for path in sorted(Path("all").iterdir()):
+        inputs = extract(read(path, RATE)[0].numpy(), sampling_rate=RATE, return_tensors="pt")
+        with torch.inference_mode():
+            out = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), input_features=inputs["input_features"],
+                        is_longer=inputs["is_longer"])
+        scores.append(float((out.audio_embeds @ out.text_embeds.T).squeeze()))
+    assert [t["score"] for t in told] == pytest.approx(scores, abs=1e-3)
+    assert max(scores) - sorted(scores)[1] > 1e-5                # not by chance the same
+    best = scores.index(max(scores))
+    assert [t["best"] for t in told] == [k == best for k in range(3)]
+    assert read_recipe("best.wav")["seed"] == told[best]["seed"] == 3 + best
 
 
 def test_half_a_clap_is_refused(clap_folder: Path, tmp_path: Path) -> None:

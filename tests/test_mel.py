@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import normal
+from conftest import normal, relative
 
 from audiogen.config import MelConfig
 from audiogen.mel import Mel, from_image, to_image
@@ -45,6 +45,17 @@ def test_the_formula(config: MelConfig) -> None:
     assert got.shape == (config.bins, 16)
     assert np.abs(got.numpy() - by_hand(wave.numpy(), config)).max() < 2e-3
     assert np.abs(Mel(config)(1.01 * wave[None])[0].numpy() - by_hand(wave.numpy(), config)).max() > 5e-3    # it can fail
+
+
+def test_a_long_wave_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for config in (MelConfig(), MelConfig(center=False)):
+        wave, c = 0.3 * normal(2, 50 * config.hop + 7), config
+        whole = Mel(c)(wave)
+        monkeypatch.setattr("audiogen.mel.PIECE", 7)
+        assert relative(Mel(c)(wave), whole) < 1e-6
+        cut = Mel(c)(wave[:, 7 * c.hop : 14 * c.hop])            # without what lies around it a piece is another
+        assert relative(cut, whole[..., 7:14]) > 1e-3
+        monkeypatch.undo()
 
 
 def test_a_tone_lies_in_its_band() -> None:

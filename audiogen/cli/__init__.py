@@ -78,6 +78,7 @@ Examples:
 INPAINT = """\b
 Examples:
   audiogen inpaint walk.wav "a dog barks" --span 2.5-4 --span 7-7.8
+  audiogen inpaint rain.wav "a dog barks in the rain" --span 2.5-4 --candidates 4
   audiogen inpaint walk.wav "birds sing" --band 2000-8000"""
 EXTEND = """\b
 Examples:
@@ -85,7 +86,7 @@ Examples:
   audiogen extend engine.wav "an engine starts" --before 2"""
 UPSCALE = """\b
 Examples:
-  audiogen upscale old-phone.wav
+  audiogen upscale old-tape.wav "waves on a beach"
   audiogen upscale dull.wav "a cymbal" --cutoff 4000"""
 BLEND = """\b
 Examples:

@@ -51,12 +51,12 @@ def batch(
     """Generate a sound for every line of a list. Stopped at any moment and run again, it goes on where it was.
 
     A .txt has a prompt a line; the others have a column `prompt` and may have `id`, `seed`,
-    `negative`, `say`, `duration`, `steps`, `guidance`, `sampler`, `loop`, `candidates`
-    and `count`; options stand in for what a line leaves out. With an `input` (a sound file,
-    relative to the list) a line changes that recording: `span` ("2.5-4; 6-7") is painted anew,
-    or all of it becomes like the prompt, by `strength` (0.5). manifest.jsonl in the folder records each sound once: id,
-    file, prompt, seed, settings and seconds, or the error. Bad lines are reported with their numbers, the others are
-    made, and the exit code is 1.
+    `negative`, `say`, `duration`, `steps`, `guidance`, `sampler`, `loop`, `timeline` (yes where the prompt is one),
+    `candidates` and `count`; options stand in for what a line leaves out. With an `input` (a sound file, relative to the
+    list) a line changes that recording: `span` ("2.5-4; 6-7") or `band` ("2000-8000", in Hz) is painted anew, or all of it
+    becomes like the prompt, by `strength` (0.5). manifest.jsonl in the folder records each sound once: id, file, prompt,
+    seed, settings and seconds, or the error. Bad lines are reported with their numbers, the others are made, and the exit
+    code is 1.
 
     A sound that was made with other settings is an error, unless you say --overwrite. Sounds without an id are known by
     what their line says: a line that comes in changes no other sound.
@@ -116,7 +116,7 @@ def _run(read: Callable[[], Listing], expand: Callable[[Listing, Recipe], "tuple
         full = replace(base, settings=base.settings.with_defaults(config.defaults))
         items, faults = expand(listing, full)
         options.prepare_folder(out)
-        stack.enter_context(work.locked(out))
+        stack.enter_context(manifest.locked(out))
         for fault in faults:
             console.note(f"{show.source}, line {fault.line}: {fault.message}.")
         return work.plan(out, items, faults, size or work.AUTO_SIZES[device.split(":")[0]], show.overwrite)

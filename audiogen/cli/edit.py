@@ -12,12 +12,15 @@ import typer
 from audiogen.cli import console, options
 from audiogen.cli.generate import Play, Seed
 from audiogen.cli.output import Output, targets
+from audiogen.cli.takes import Candidates, KeepAll, RankerName, Takes, order
 from audiogen.recipe import Recipe, slug
 from audiogen.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from audiogen.audio import Recording
+    from audiogen.diffusion.sampling import Watch
     from audiogen.edit.paint import Edited, Order
     from audiogen.pipeline import Pipeline
 
@@ -42,13 +45,14 @@ class How:
     format: str | None
     overwrite: bool
     output: Output
+    takes: Takes = Takes()
 
 
 @options.filled(options.wanted)
 def _how(seed: Seed = None, out: Out = None, play: Play = False, overwrite: options.Overwrite = False,
          wanted: options.Wanted = options.NOTHING) -> How:
     recipe = Recipe("-", secrets.randbelow(2**31) if seed is None else seed, Settings(), "everyday")
-    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json)
+    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, overwrite=overwrite)
     return How(wanted.change(recipe).check(), wanted.device, wanted.offline, out, wanted.format, overwrite, output)
 
 
@@ -56,6 +60,15 @@ shared = options.filled(_how)
 
 
 @shared
+def _several(candidates: Candidates = 1, keep_all: KeepAll = False, ranker: RankerName = None,
+             how: How = options.NOTHING) -> How:
+    return replace(how, takes=Takes(candidates, keep_all, ranker).check())
+
+
+changing = options.filled(_several)
+
+
+@changing
 def edit(
     source: Input,
     prompt: Prompt,
@@ -71,7 +84,7 @@ def edit(
          {"strength": strength})
 
 
-@shared
+@changing
 def inpaint(
     source: Input,
     prompt: Prompt,
@@ -82,7 +95,10 @@ def inpaint(
         help="Paint only these Hz, as 2000-8000.", show_default="all", rich_help_panel=RECORDING)] = None,
     how: How = options.NOTHING,
 ) -> None:
-    """Paint spans of a recording anew; everywhere else its own samples stay."""
+    """Paint spans of a recording anew; everywhere else its own samples stay.
+
+    The prompt is all that sounds in a span: name what goes on behind it too, as in "a dog barks in the rain".
+    """
     if not span and band is None:
         raise options.UsageFault("Say what to paint, for example --span 2.5-4 or --band 2000-8000.")
     from audiogen.edit import paint
@@ -95,7 +111,7 @@ def inpaint(
          {"spans": spans, "band": hertz}, lambda seconds: paint.check_spans(spans, seconds))
 
 
-@shared
+@changing
 def extend(
     source: Input,
     prompt: Prompt,
@@ -114,10 +130,10 @@ def extend(
          {"after": seconds, "before": before})
 
 
-@shared
+@changing
 def upscale(
     source: Input,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What sounds there, if you want to say it.",
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What sounds there: say it, and it fits better.",
                                           show_default=False)] = "",
     cutoff: Annotated[float | None, typer.Option(
         help="Hz above which to paint.", show_default="where the recording ends", rich_help_panel=RECORDING)] = None,
@@ -133,24 +149,57 @@ def upscale(
 def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra: dict[str, Any],
          check: Callable[[float], Any] = lambda seconds: None) -> None:
     """Read the recording, change it, write what came out with the recipe of it. Only `upscale` does without a prompt."""
-    from audiogen.audio import read
-    from audiogen.edit.paint import Order
+    from audiogen import audio
 
     recipe = replace(how.recipe, prompt=prompt)
     recipe = recipe.check() if prompt or command != "upscale" else recipe
-    wave, rate = read(source, mono=False)
-    check(wave.shape[-1] / rate)
-    name = f"{slug(source.stem) or 'sound'}-{command}-{recipe.seed}"
-    [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.pictures)
+    found = audio.read_recording(source)
+    check(found.wave.shape[-1] / found.rate)
+    files = how.takes.files(recipe)
+    names = [f"{slug(source.stem) or 'sound'}-{command}-{r.seed}" for r in files]
+    paths, kind = targets(how.out, names, how.format, how.overwrite, how.output.pictures)
     options.set_hub(how.offline, how.output.quiet)
     with console.progress(f"loading {recipe.model}", how.output.quiet):
         from audiogen import hub
 
         pipeline = hub.load(recipe.model, how.device, recipe.dtype)
+    if command != "upscale":
+        _warn_above(pipeline, found, extra.get("band"))
+    told = {"command": command, "input": str(source)}
+    output = replace(how.output, format=kind, subtype=found.subtype)
+
+    def make(recipe: Recipe, watch: "Watch") -> "Edited":
+        return work(pipeline, found.wave, found.rate, order(recipe), watch)
+
     began = time.perf_counter()
     with console.progress(command, how.output.quiet) as watch:
-        order = Order(recipe.prompt, recipe.settings, recipe.seed, recipe.negative, recipe.say)
-        made = work(pipeline, wave, rate, order, watch)
-    full = replace(recipe, settings=made.settings, dtype=str(pipeline.dtype).removeprefix("torch."))
-    told = {"command": command, "input": str(source)} | full.as_dict() | options.given(**extra)
-    replace(how.output, format=kind).deliver(path, made.audio, made.sample_rate, told, time.perf_counter() - began)
+        made, kept = _made(make, pipeline, recipe, how.takes, watch)
+    for path, (k, more) in zip(paths, kept, strict=True):
+        full = replace(recipe, seed=recipe.seed + k, settings=made[k].settings,
+                       dtype=str(pipeline.dtype).removeprefix("torch."))
+        tag = told | full.as_dict() | options.given(**extra) | more
+        output.deliver(path, made[k].audio, made[k].sample_rate, tag, time.perf_counter() - began)
+
+
+def _warn_above(pipeline: "Pipeline", found: "Recording", band: tuple[float, float] | None) -> None:
+    """Say what the model cannot give back of a recording where it paints, in `band` Hz or all of them."""
+    from audiogen.edit.places import upper_edge
+
+    mel = pipeline.config.mel
+    top = min(mel.fmax, mel.sample_rate / 2)                     # Hz
+    if band is not None and band[1] <= top:
+        return
+    if found.rate > 2.2 * top and upper_edge(found.wave, found.rate) > 1.1 * top:
+        console.note(f"Note: this model reaches {top:.0f} Hz; above that, what it paints is silent, where the recording is not.")
+
+
+def _made(make: "Callable[[Recipe, Watch], Edited]", pipeline: "Pipeline", recipe: Recipe, takes: Takes,
+          watch: "Watch") -> "tuple[list[Edited], list[tuple[int, dict[str, Any]]]]":
+    """The takes of a recording, and which of them are kept, with what is to be said of each."""
+    if takes.candidates == 1:
+        return [make(recipe, watch)], [(0, {})]
+    from audiogen import rank
+
+    ranker = rank.load_ranker(takes.ranker, pipeline)
+    made, scores = rank.candidates(make, ranker, recipe, takes.candidates, watch)
+    return made, takes.kept(scores, ranker.name)

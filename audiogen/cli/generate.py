@@ -69,7 +69,7 @@ def generate(
     recipes = [replace(base, prompt=prompt, seed=base.seed + k * candidates).check()
                for prompt in prompts or [base.prompt] for k in range(count)]
     told = [each.files(recipe) for recipe in recipes]
-    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, show_attention)
+    output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, show_attention, overwrite=overwrite)
     files, kind = targets(out, [stem(r.prompt, r.seed) for some in told for r in some], wanted.format, overwrite,
                           output.pictures)
     options.set_hub(wanted.offline, wanted.quiet)

@@ -30,6 +30,8 @@ class Output:
     quiet: bool = False
     as_json: bool = False
     attention: bool = False                                      # whoever makes the sound draws it
+    subtype: str | None = None                                   # of the samples of a recording that is changed
+    overwrite: bool = False
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -40,7 +42,9 @@ class Output:
         """Write a sound (S,) or (C, S) and its picture, say so in a closing line or in JSON, and play it if asked."""
         from audiogen import audio
 
-        audio.write(path, wave, rate, recipe, self.format)
+        if path.exists() and not self.overwrite:                 # it was not there when this command began
+            [path] = _step_aside([path], False, self.pictures)
+        audio.write(path, wave, rate, recipe, self.format, self.subtype)
         picture = path.with_suffix(".png") if self.spectrogram else None
         if picture is not None:
             from audiogen.plot import write_spectrogram

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from audiogen.recipe import Recipe
 from audiogen.settings import check_prompt
 
 if TYPE_CHECKING:
+    from audiogen.diffusion.sampling import Watch
     from audiogen.edit.paint import Order
     from audiogen.pipeline import Generation, Pipeline
 
@@ -90,8 +92,7 @@ class Takes:
     def _one(self, pipeline: "Pipeline", recipe: Recipe, path: Path, output: Output, label: str) -> None:
         began = time.perf_counter()
         with console.progress(label, output.quiet) as watch:
-            made = pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed], negatives=[recipe.negative],
-                                     says=[recipe.say], watch=watch)
+            made = _generate(pipeline, recipe, watch)
         deliver(pipeline, recipe, made, 0, path, output, began, {})
 
     def _best(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
@@ -99,12 +100,17 @@ class Takes:
 
         ranker, began = rank.load_ranker(self.ranker, pipeline), time.perf_counter()
         with console.progress(label, output.quiet) as watch:
-            made, scores = rank.candidates(pipeline, ranker, recipe, self.candidates, watch)
-        for k, path in zip(range(len(made)) if self.keep_all else [rank.best(scores)], paths, strict=True):
-            told = {"score": round(scores[k], 6), "ranker": ranker.name, "candidates": self.candidates}
-            if self.keep_all:
-                told["best"] = k == rank.best(scores)
+            made, scores = rank.candidates(partial(_generate, pipeline), ranker, recipe, self.candidates, watch)
+        for (k, told), path in zip(self.kept(scores, ranker.name), paths, strict=True):
             deliver(pipeline, replace(recipe, seed=recipe.seed + k), made[k], 0, path, output, began, told)
+
+    def kept(self, scores: Sequence[float], ranker: str) -> list[tuple[int, dict[str, Any]]]:
+        """Which candidates become files, and what is to be said of each."""
+        from audiogen import rank
+
+        best = rank.best(scores)
+        told = [{"score": round(score, 6), "ranker": ranker, "candidates": self.candidates} for score in scores]
+        return [(k, t | {"best": k == best}) for k, t in enumerate(told)] if self.keep_all else [(best, told[best])]
 
     def _swap(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
         from audiogen.edit.control import swap
@@ -138,6 +144,11 @@ class Takes:
         write_attention(beside(path, ATTENTION), [(w.word, w.map.numpy()) for w in words], middles(mel).numpy(),
                         made.audio[0].numpy(), mel.sample_rate, made.audio.shape[1] / pipeline.step, recipe.prompt)
         deliver(pipeline, recipe, made, 0, path, output, began, {})
+
+
+def _generate(pipeline: "Pipeline", recipe: Recipe, watch: "Watch") -> "Generation":
+    return pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed], negatives=[recipe.negative], says=[recipe.say],
+                             watch=watch)
 
 
 def order(recipe: Recipe) -> "Order":

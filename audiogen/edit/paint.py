@@ -1,9 +1,10 @@
 """Changing recordings: by a prompt (SDEdit), in spans and bands, beyond their ends, above their band.
 
-A recording is a wave (C, S) at its own rate, and is given back so. The channels are items of one batch that share their
-noise, so what is equal in all of them stays equal. Shapes: C channels, S samples, c x h x w latents.
+A recording is a wave (C, S) at its own rate, float32 or float64, and is given back so. The channels are items of one batch
+that share their noise, so what is equal in all of them stays equal. Shapes: C channels, S samples, c x h x w latents.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from audiogen.audio import resample
 from audiogen.diffusion import denoiser as denoisers
 from audiogen.diffusion.sampling import Watch, ignore
-from audiogen.edit.places import FADE, Span, check_spans, fade_mask, keep_mask, only_band, upper_edge
+from audiogen.edit.places import FADE, Span, check_spans, fade_mask, keep_mask, only_band, regions, upper_edge
 from audiogen.errors import SettingsError
 from audiogen.pipeline import Pipeline
 from audiogen.settings import MAX_DURATION, Settings, check_prompt
@@ -33,9 +34,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Edited:
-    audio: Tensor                                                # (C, S) float32
+    audio: Tensor                                                # (C, S), float32 or as the recording
     sample_rate: int                                             # Hz
     settings: Settings                                           # every one decided
+    painted: slice                                               # samples, from the first that was painted to the last
 
 
 @torch.inference_mode()
@@ -47,8 +49,9 @@ def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: fl
     """
     check_share(strength, "strength")
     order = replace(order, prompt=check_prompt(order.prompt))
-    settings, known = _settle(pipeline, wave, rate, order.settings)
-    levels = pipeline.levels(settings)
+    fine = resample(wave.float(), rate, pipeline.config.mel.sample_rate)
+    settings = _settle(pipeline, fine, order.settings)
+    known, levels = _encode(pipeline, fine, settings), pipeline.levels(settings)
     count = len(levels.steps)
     taken = 0 if strength == 0 else max(1, round(strength * count))
     latents = known
@@ -58,7 +61,8 @@ def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: fl
         x = draw() * levels.initial if taken == count else known + draw() * float(part.sigmas[0])
         denoise = pipeline.long(_denoiser(pipeline, order, len(wave), settings), settings)
         latents = pipeline.walk(denoise, part, x, draw, settings, watch)
-    return Edited(_back(pipeline, latents, rate, wave.shape[-1]), rate, settings)
+    sound = _back(pipeline, latents, rate, wave.shape[-1])
+    return Edited(sound * _gain(sound, wave), rate, settings, slice(wave.shape[-1]))
 
 
 @torch.inference_mode()
@@ -130,29 +134,58 @@ def check_added(after: float, before: float) -> None:
 
 def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Sequence[Span], band: Span | None,
            watch: Watch) -> Edited:
-    """The recording with what is painted in its spans and band."""
-    settings, known = _settle(pipeline, wave, rate, order.settings)
-    keep = keep_mask(spans, band, pipeline.latent_shape(settings), pipeline.config.mel, pipeline.config.autoencoder.factor)
-    keep = keep.to(known)
-    levels = pipeline.levels(settings)
-    draw = pipeline.noise(settings, [order.seed] * len(wave))
-    whole = pipeline.long(_denoiser(pipeline, order, len(wave), settings), settings)
+    """The recording with what is painted in its spans and band; the model hears the spans and what is around them."""
+    model, step = pipeline.config.mel.sample_rate, pipeline.step
+    fine = resample(wave.float(), rate, model)                   # (C, S')
+    settings = _settle(pipeline, fine, order.settings)
+    grain = model // math.gcd(model, step * rate)                # latent frames that are whole samples of the recording
+    parts = regions(spans, math.ceil(fine.shape[-1] / step), pipeline.window, model / step, grain)
+    mask, result = fade_mask(spans, wave.shape[-1], rate), wave.clone()
+    for k, (a, b) in enumerate(parts):
+        def tell(done: int, total: int, k: int = k) -> None:
+            watch(k * total + done, len(parts) * total)
+
+        begin, end = a * step / model, b * step / model          # seconds
+        inside = [(s - begin, e - begin) for s, e in spans if begin <= s < end]
+        latents = _fill(pipeline, fine[:, a * step : b * step], order, settings, a, inside, band, tell)
+        place = slice(round(begin * rate), min(round(end * rate), wave.shape[-1]))
+        sound = _back(pipeline, latents, rate, place.stop - place.start)
+        change = sound * _gain(sound * (mask[place] > 0), wave) - wave[:, place]
+        result[:, place] += mask[place] * (change if band is None else only_band(change, rate, band))
+    touched = mask.nonzero().flatten()
+    painted = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0)
+    return Edited(result, rate, settings, painted)
+
+
+def _fill(pipeline: Pipeline, part: Tensor, order: Order, whole: Settings, at: int, spans: Sequence[Span], band: Span | None,
+          watch: Watch) -> Tensor:
+    """Latents of a part (C, S') of a recording, which begins at its latent frame `at`, with the spans painted."""
+    settings = _settle(pipeline, part, whole)
+    known, shape = _encode(pipeline, part, settings), pipeline.latent_shape(settings)
+    keep = keep_mask(spans, band, shape, pipeline.config.mel, pipeline.config.autoencoder.factor).to(known)
+    levels, seeds, frames = pipeline.levels(settings), [order.seed] * len(part), shape[pipeline.axis - 1]
+    draw = pipeline.noise(settings, seeds)
+    if settings.duration != whole.duration:                      # the noise of a place is that of the seed there
+        assert whole.duration is not None
+        beyond = frames * pipeline.step / pipeline.config.mel.sample_rate
+        long = pipeline.noise(replace(whole, duration=whole.duration + beyond), seeds)
+        draw = lambda: long().narrow(pipeline.axis, at, frames)  # noqa: E731
     noise = draw()
     x = torch.lerp(noise * levels.initial, known + noise * float(levels.sigmas[0]), keep)
-    latents = pipeline.walk(denoisers.inpaint(whole, known, keep), levels, x, draw, settings, watch)
-    change = _back(pipeline, latents, rate, wave.shape[-1]) - wave
-    if band is not None:
-        change = only_band(change, rate, band)
-    return Edited(wave + fade_mask(spans, wave.shape[-1], rate) * change, rate, settings)
+    denoise = pipeline.long(_denoiser(pipeline, order, len(part), settings), settings)
+    return pipeline.walk(denoisers.inpaint(denoise, known, keep), levels, x, draw, settings, watch)
 
 
-def _settle(pipeline: Pipeline, wave: Tensor, rate: int, settings: Settings) -> tuple[Settings, Tensor]:
-    """Settings for the recording's duration, and its latents (C, c, h, w), as many as `generate` would make."""
-    mono = resample(wave, rate, pipeline.config.mel.sample_rate)
-    seconds = mono.shape[-1] / pipeline.config.mel.sample_rate
-    settings = pipeline.settle(replace(settings, duration=seconds, loop=False, timeline=False))
+def _settle(pipeline: Pipeline, wave: Tensor, settings: Settings) -> Settings:
+    """Settings for the duration of a wave (C, S) at the model's rate."""
+    seconds = wave.shape[-1] / pipeline.config.mel.sample_rate
+    return pipeline.settle(replace(settings, duration=seconds, loop=False, timeline=False))
+
+
+def _encode(pipeline: Pipeline, wave: Tensor, settings: Settings) -> Tensor:
+    """The latents (C, c, h, w) of a wave (C, S) at the model's rate, as many as `generate` would make."""
     samples = pipeline.latent_shape(settings)[pipeline.axis - 1] * pipeline.step
-    return settings, pipeline.encode(F.pad(mono, (0, samples - mono.shape[-1])))
+    return pipeline.encode(F.pad(wave, (0, samples - wave.shape[-1])))
 
 
 def _denoiser(pipeline: Pipeline, order: Order, channels: int, settings: Settings) -> denoisers.Denoise:
@@ -164,6 +197,11 @@ def _back(pipeline: Pipeline, latents: Tensor, rate: int, samples: int) -> Tenso
     """Latents (C, c, h, w) to waves (C, S) of so many samples at `rate`."""
     wave = resample(pipeline.decode(latents), pipeline.config.mel.sample_rate, rate)
     return F.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
+
+
+def _gain(sound: Tensor, wave: Tensor) -> float:
+    """What keeps a sound (C, S) from clipping: within full scale, or as loud as a wave that goes beyond it."""
+    return min(1.0, max(1.0, float(wave.abs().max())) / max(float(sound.abs().max()), 1e-9))
 
 
 def _mirrored(wave: Tensor, samples: int) -> Tensor:

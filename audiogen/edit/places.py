@@ -43,6 +43,25 @@ def check_spans(spans: Sequence[Span], seconds: float) -> list[Span]:
     return ordered
 
 
+def regions(spans: Sequence[Span], frames: int, window: int, per_second: float, grain: int = 1) -> list[tuple[int, int]]:
+    """Latent frames [begin, end) of a recording that hold its spans and what a model should hear around them.
+
+    One window, where half of it is enough for the span; a longer span has a quarter of one on each side. Those that meet
+    are one. Each begins at a multiple of `grain`.
+    """
+    found: list[tuple[int, int]] = []
+    for begin, end in spans:
+        a, b = int(begin * per_second), math.ceil(end * per_second)
+        size = max(window, b - a + 2 * (window // 4))
+        a = max(0, min(a - (size - (b - a)) // 2, frames - size))            # at the ends it hears more of the other side
+        b = min(a + size, frames)
+        a -= a % grain
+        if found and a <= found[-1][1]:
+            a, b = found[-1][0], max(b, found.pop()[1])
+        found.append((a, b))
+    return found
+
+
 def fade_mask(spans: Sequence[Span], samples: int, rate: int) -> Tensor:
     """1 inside the spans, 0 outside, rising within their edges where the recording goes on beyond them. (S,)"""
     mask = torch.zeros(samples)
@@ -110,6 +129,8 @@ def upper_edge(wave: Tensor, rate: int, floor: float = 60.0) -> float:
     n = min(2048, wave.shape[-1])
     taper = torch.hann_window(n)
     frames = wave.unfold(-1, n, max(n // 2, 1))                  # (C, frames, n)
-    power = torch.fft.rfft(frames * taper).abs().square().mean(dim=(0, 1))
+    power = torch.zeros(n // 2 + 1, dtype=wave.dtype)
+    for some in frames.split(1024, dim=1):                       # memory does not grow with the duration
+        power += torch.fft.rfft(some * taper).abs().square().sum(dim=(0, 1))
     loud = torch.nonzero(power > power.max() * 10 ** (-floor / 10)).flatten()
     return float(loud[-1]) * rate / n if len(loud) else 0.0
