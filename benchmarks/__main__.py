@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, networks
+from benchmarks import commands, networks, steps
 from benchmarks.measure import Options, machine
 
 OUT = Path(__file__).resolve().parent / "RESULTS.md"
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the parts that were asked for; all of them take about ten minutes on two cores."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--only", action="append", metavar="PART",
-                        help="audioldm2, audioldm-s or auffusion (U-Nets), decode, training, command, clip or defaults")
+                        help="audioldm2, audioldm-s or auffusion (U-Nets), decode, training, steps, command, clip or defaults")
     parser.add_argument("--quick", action="store_true", help="small networks, one run each: that it works, not how fast")
     parser.add_argument("--full", action="store_true", help="the clip at defaults is 10.24 s long, not 2.56 s: minutes more")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     options = Options(given.device, given.quick, 1 if given.quick else given.repeats, given.full)
-    parts = networks.sections(options) | commands.sections(options)
+    parts = networks.sections(options) | steps.sections(options) | commands.sections(options)
     chosen = given.only or list(parts)
     unknown = sorted(set(chosen) - parts.keys())
     if unknown:
