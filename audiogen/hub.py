@@ -3,7 +3,7 @@
 import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,10 +54,11 @@ def packaged(name: str) -> Path | None:
     return next((f for f in folders if (f / "config.json").exists()), None)
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, tell: Callable[[str, float], None] = lambda repo, gigabytes: None) -> Path:
     """The folder of a model, downloaded first if it has to be (and may be: HF_HUB_OFFLINE forbids).
 
-    `name` is a folder, a short name of `KNOWN`, or a hub name "owner/name". Raises CheckpointError.
+    `name` is a folder, a short name of `KNOWN`, or a hub name "owner/name". `tell` hears what is about to be fetched. Raises
+    CheckpointError.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -68,10 +69,10 @@ def resolve(name: str) -> Path:
             return folder
         if repo is None:
             raise CheckpointError(f"The model '{name}' comes with audiogen, but is not in this installation; install it again.")
-        return download(repo)
+        return download(repo, tell)
     owner, slash, rest = name.partition("/")
     if slash and owner and rest and "/" not in rest and not name.startswith((".", "~", "/")):
-        return download(name)
+        return download(name, tell)
     hint = _near(name, SHORT) or ": give a folder, a hub name or one of `audiogen models`."
     raise CheckpointError(f"There is no model '{name}'{hint}")
 
@@ -97,7 +98,7 @@ def cached(repo: str) -> Path | None:
     return None
 
 
-def download(repo: str) -> Path:
+def download(repo: str, tell: Callable[[str, float], None]) -> Path:
     """A hub model's needed files, from the cache or fetched there (resumed, with progress); raises CheckpointError."""
     folder = cached(repo)
     if folder is not None:
@@ -105,16 +106,20 @@ def download(repo: str) -> Path:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise CheckpointError(f"The model '{repo}' is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.")
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, logging
 
     logging.set_verbosity_error()
-    if not sys.stderr.isatty():                                  # nobody looks
-        disable_progress_bars()
     try:
-        names = needed(s.rfilename for s in HfApi().model_info(repo, timeout=20).siblings or [])
+        sizes = {s.rfilename: s.size or 0 for s in HfApi().model_info(repo, timeout=20, files_metadata=True).siblings or []}
+        names = needed(sizes)
         if not any(name in (*PUBLISHED, "config.json") for name in names):
             raise CheckpointError(f"'{repo}' on the hub is no model that is read here: it has no model_index.json.")
+        tell(repo, sum(sizes[n] for n in names) / 1e9)
+        disable_progress_bars()
         snapshot_download(repo, allow_patterns=[n for n in names if n.endswith(SMALL)])     # before any weights: `is_whole`
+        if sys.stderr.isatty() and not HF_HUB_DISABLE_PROGRESS_BARS:
+            enable_progress_bars()
         return Path(snapshot_download(repo, allow_patterns=names))
     except Exception as error:
         sentence = _refusal(repo, error)

@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             found = [{"type": "file", "path": f, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for f, d in files.items()]
             return self.answer(200, json.dumps(found).encode(), Content_Type="application/json")
         if kind != "resolve":
-            info = {"id": name, "sha": SHA, "siblings": [{"rfilename": f} for f in files]}
+            info = {"id": name, "sha": SHA, "siblings": [{"rfilename": f, "size": len(d)} for f, d in files.items()]}
             return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
         if rest in self.server.refused:
             return self.answer(self.server.refused[rest][0])

@@ -112,7 +112,7 @@ def _run(read: Callable[[], Listing], expand: Callable[[Listing, Recipe], "tuple
         listing = read()
         if listing.unused:
             console.note(f"Note: columns without a meaning here: {', '.join(listing.unused)}.", show.quiet)
-        config = read_model_config(hub.resolve(base.model))
+        config = read_model_config(options.fetch(base.model, show.quiet))
         full = replace(base, settings=base.settings.with_defaults(config.defaults))
         items, faults = expand(listing, full)
         options.prepare_folder(out)

@@ -142,11 +142,7 @@ def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra:
     check(wave.shape[-1] / rate)
     name = f"{slug(source.stem) or 'sound'}-{command}-{recipe.seed}"
     [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.pictures)
-    options.set_hub(how.offline, how.output.quiet)
-    with console.progress(f"loading {recipe.model}", how.output.quiet):
-        from audiogen import hub
-
-        pipeline = hub.load(recipe.model, how.device, recipe.dtype)
+    pipeline = options.load(recipe.model, how.device, recipe.dtype, how.offline, how.output.quiet)
     began = time.perf_counter()
     with console.progress(command, how.output.quiet) as watch:
         order = Order(recipe.prompt, recipe.settings, recipe.seed, recipe.negative, recipe.say)
