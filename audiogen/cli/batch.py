@@ -105,7 +105,7 @@ def _run(read: Callable[[], Listing], expand: Callable[[Listing, Recipe], "tuple
          out: Path, size: int | None, device: str, show: Show) -> int:
     """Make the list; returns how many of its sounds and lines failed."""
     from audiogen import batch as work
-    from audiogen import distributed, hub, manifest
+    from audiogen import distributed, manifest
     from audiogen.checkpoint import read_model_config
 
     def prepare() -> "Plan":
