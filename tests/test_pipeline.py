@@ -127,7 +127,7 @@ def check(pipeline: diffusers.DiffusionPipeline, folder: Path) -> None:
     pipeline.save_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     ours = Pipeline(load_model(folder), "cpu", torch.float32)
-    for prompt, negative, guidance, duration, steps in (("A cat purrs", "loud hum", 4.0, 0.61, 5), ("Wind", None, 1.0, 0.3, 3)):
+    for prompt, negative, guidance, duration, steps in ((" A cat,  asleep\n purrs", "loud hum", 4.0, 0.61, 5), ("Wind", None, 1.0, 0.3, 3)):
         theirs = pipeline(prompt, negative_prompt=negative, num_inference_steps=steps, guidance_scale=guidance,
                           audio_length_in_s=duration, generator=torch.Generator("cpu").manual_seed(8)).audios[0]
         given = {"steps": steps, "guidance": guidance, "duration": duration, "sampler": "ddim", "seeds": [8],
