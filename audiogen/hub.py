@@ -60,7 +60,7 @@ def resolve(name: str, tell: Callable[[str, float], None] = lambda repo, gigabyt
     `name` is a folder, a short name of `KNOWN`, or a hub name "owner/name". `tell` hears what is about to be fetched. Raises
     CheckpointError.
     """
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if name in SHORT:
         repo = SHORT[name].repo
