@@ -1,7 +1,7 @@
 """audiogen: text to sound.
 
     import audiogen
-    generation = audiogen.load("everyday").generate(["a dog barking"], duration=5, seeds=[0])
+    generation = audiogen.load("everyday").generate(["a dog barking"], duration=5, seed=0)
     audiogen.write("dog.wav", generation.audio[0], generation.sample_rate)
 """
 

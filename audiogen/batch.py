@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiogen import audio, manifest, rank
 from audiogen.diffusion.sampling import Watch
-from audiogen.errors import AudiogenError, DataError
+from audiogen.errors import AudiogenError, DataError, out_of_memory
 from audiogen.manifest import Entry
 from audiogen.prompts import Fault, Listing, clause, takes
 from audiogen.recipe import Recipe, derive_seed
@@ -96,14 +96,6 @@ class Plan:
                 size = int(self.done[item.id].get("batch_limit", self.size))
                 limits[item.recipe.settings] = min(size, limits.get(item.recipe.settings, self.size))
         return limits
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is how torch says that memory ran out, on whatever device."""
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
-        return True
-    words = r"out of memory|can't allocate memory|not enough memory"
-    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 
 def expand(listing: Listing, base: Recipe, suffix: str, folder: Path = Path(), candidates: int = 1,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from audiogen import compat
 from audiogen.config import AutoencoderConfig, MelConfig, ModelConfig, VocoderConfig, from_dict, read_json, to_json
 from audiogen.errors import CheckpointError
+from audiogen.files import INDEX, WEIGHTS
 from audiogen.models.autoencoder import Autoencoder
 from audiogen.models.compact import CompactAutoencoder
 from audiogen.models.hifigan import HifiGan
@@ -28,8 +29,6 @@ from audiogen.models.unset import unset
 from audiogen.models.vocos import Vocos
 from audiogen.text import TextEncoder, load_text_encoder
 
-NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.bin",
-         "condition_adapter.pt", "vocoder.pt")
 SCALE = ".scale"                                                 # suffix of an 8-bit weight's scales
 
 
@@ -120,14 +119,14 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> No
 
 def read_folder(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """The weights in a published folder, whichever of the usual files holds them."""
-    for name in NAMES:
+    for name in WEIGHTS:
         if (folder / name).exists():
             return read_weights(folder / name, dtype)
-        index = folder / f"{name}.index.json"
+        index = folder / (name + INDEX)
         if index.exists():                                       # in several shards
             shards = sorted(set(read_json(index)["weight_map"].values()))
             return {k: v for shard in shards for k, v in read_weights(folder / Path(shard).name, dtype).items()}
-    raise CheckpointError(f"{folder}: no weights there (looked for {', '.join(NAMES)}).")
+    raise CheckpointError(f"{folder}: no weights there (looked for {', '.join(WEIGHTS)}).")
 
 
 def read_weights(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from audiogen.config import (
     read_json,
 )
 from audiogen.errors import CheckpointError, ConfigError
+from audiogen.files import PUBLISHED
 
 LN_FLOOR, LN_CEILING = math.log(1e-5), math.log(200)             # Auffusion's range of ln mel
 DEFAULTS = {                                                     # guidance and duration of the public pipelines
@@ -59,7 +60,7 @@ VAE_READ = {"in_channels", "out_channels", "block_out_channels", "latent_channel
 
 def is_published(folder: Path) -> bool:
     """Is this a folder in a published layout (rather than in this project's own)?"""
-    return (folder / "model_index.json").exists() or (folder / "condition_config.json").exists()
+    return any((folder / name).exists() for name in PUBLISHED)
 
 
 def read_config(folder: Path) -> ModelConfig:

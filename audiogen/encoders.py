@@ -56,6 +56,15 @@ def load_transformer(folder: Path, cls: str, read: ReadWeights) -> Any:
     return model
 
 
+def empty_cache() -> Any:
+    """What a language model remembers of earlier positions, and fills as it goes: the second argument of its `forward`,
+    whose name changes between releases.
+    """
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
 def _unused(key: str, cls: str) -> bool:
     """Weights that published folders hold and this class has no use for."""
     if cls == "ClapTextModelWithProjection":

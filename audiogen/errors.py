@@ -1,4 +1,6 @@
-"""The one family of errors that a user can cause; everything else is a bug and keeps its traceback."""
+"""The one family of errors that a user can cause; everything else is a bug and keeps its traceback, unless memory ran out."""
+
+import re
 
 
 class AudiogenError(Exception):
@@ -23,3 +25,11 @@ class DataError(AudiogenError):
 
 class SettingsError(AudiogenError):
     """A setting of a generation that makes no sense."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is how torch, or the loader of libraries, says that memory ran out, on whatever device."""
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+        return True
+    words = r"out of memory|can't allocate memory|not enough memory|[Cc]annot allocate memory|failed to map segment"
+    return isinstance(error, RuntimeError | ImportError) and re.search(words, str(error)) is not None

@@ -2,11 +2,14 @@
 
 import difflib
 import os
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiogen.errors import AudiogenError, CheckpointError
+from audiogen.files import PUBLISHED, SMALL, is_whole, needed
 
 if TYPE_CHECKING:
     from audiogen.pipeline import Pipeline
@@ -42,7 +45,6 @@ KNOWN = (
     Known("musicldm", "ucsd-reach/musicldm", 2.0, "see its page", "music"),
 )
 SHORT = {k.name: k for k in KNOWN}
-NEEDED = ["*.json", "*.txt", "*.model", "*.safetensors", "vocoder/vocoder.pt", "*/condition_adapter.pt"]
 
 
 def packaged(name: str) -> Path | None:
@@ -52,12 +54,13 @@ def packaged(name: str) -> Path | None:
     return next((f for f in folders if (f / "config.json").exists()), None)
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, tell: Callable[[str, float], None] = lambda repo, gigabytes: None) -> Path:
     """The folder of a model, downloaded first if it has to be (and may be: HF_HUB_OFFLINE forbids).
 
-    `name` is a folder, a short name of `KNOWN`, or a hub name "owner/name". Raises CheckpointError.
+    `name` is a folder, a short name of `KNOWN`, or a hub name "owner/name". `tell` hears what is about to be fetched. Raises
+    CheckpointError.
     """
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if name in SHORT:
         repo = SHORT[name].repo
@@ -66,58 +69,91 @@ def resolve(name: str) -> Path:
             return folder
         if repo is None:
             raise CheckpointError(f"The model '{name}' comes with audiogen, but is not in this installation; install it again.")
-        return download(repo)
+        return download(repo, tell)
     owner, slash, rest = name.partition("/")
     if slash and owner and rest and "/" not in rest and not name.startswith((".", "~", "/")):
-        return download(name)
-    close = difflib.get_close_matches(name, SHORT, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "give a folder, a hub name or one of `audiogen models`."
-    raise CheckpointError(f"There is no model '{name}': {hint}")
+        return download(name, tell)
+    hint = _near(name, SHORT) or ": give a folder, a hub name or one of `audiogen models`."
+    raise CheckpointError(f"There is no model '{name}'{hint}")
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: those that it may have meant; "" if none is like it."""
+    close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.5)
+    return f": did you mean {' or '.join(close)}?" if close else ""
 
 
 def cached(repo: str) -> Path | None:
     """The folder of a hub model that is already here whole, if it is."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    try:
-        folder = Path(snapshot_download(repo, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError):
-        return None
-    return folder if _looks_whole(folder) else None
-
-
-def _looks_whole(folder: Path) -> bool:
-    weights = [*folder.glob("unet/*.safetensors"), *folder.glob("unet/*.bin"), *folder.glob("unet.safetensors")]
-    return bool(weights) and not list(folder.rglob("*.incomplete"))
+    for name in (*PUBLISHED, "config.json"):
+        try:
+            found = try_to_load_from_cache(repo, name)
+        except HFValidationError:
+            raise CheckpointError(f"'{repo}' is not a name of the hub (owner/name).") from None
+        if isinstance(found, str):
+            return Path(found).parent if is_whole(Path(found).parent) else None
+    return None
 
 
-def download(repo: str) -> Path:
+def download(repo: str, tell: Callable[[str, float], None]) -> Path:
     """A hub model's needed files, from the cache or fetched there (resumed, with progress); raises CheckpointError."""
+    folder = cached(repo)
+    if folder is not None:
+        return folder
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise CheckpointError(f"The model '{repo}' is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.")
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, logging
 
+    logging.set_verbosity_error()
     try:
-        folder = cached(repo)
-        if folder is not None:
-            return folder
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise CheckpointError(f"The model '{repo}' is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.")
-        names = [s.rfilename for s in HfApi().model_info(repo, timeout=20).siblings or []]
-        twins = {n.rsplit("/", 1)[0] for n in names if n.endswith(".safetensors")}
-        plain = [n for n in names if n.endswith(".bin") and n.rsplit("/", 1)[0] not in twins]       # no safer twin
-        return Path(snapshot_download(repo, allow_patterns=[*NEEDED, *plain]))
-    except HFValidationError:
-        raise CheckpointError(f"'{repo}' is not a name of the hub (owner/name).") from None
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        raise CheckpointError(f"The hub does not give the model '{repo}' (HTTP {status}); check the name, or log in.") from None
+        sizes = {s.rfilename: s.size or 0 for s in HfApi().model_info(repo, timeout=20, files_metadata=True).siblings or []}
+        names = needed(sizes)
+        if not any(name in (*PUBLISHED, "config.json") for name in names):
+            raise CheckpointError(f"'{repo}' on the hub is no model that is read here: it has no model_index.json.")
+        tell(repo, sum(sizes[n] for n in names) / 1e9)
+        disable_progress_bars()
+        snapshot_download(repo, allow_patterns=[n for n in names if n.endswith(SMALL)])     # before any weights: `is_whole`
+        if sys.stderr.isatty() and not HF_HUB_DISABLE_PROGRESS_BARS:
+            enable_progress_bars()
+        return Path(snapshot_download(repo, allow_patterns=names))
     except Exception as error:
-        transport = type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))   # one of them carries
-        if not transport and not isinstance(error, OSError):
+        sentence = _refusal(repo, error)
+        if sentence is None:
             raise
-        raise CheckpointError(f"The model '{repo}' is not on this machine and cannot be fetched ({type(error).__name__}): "
-                              "connect to the network, or use --model everyday.") from None
+        raise CheckpointError(sentence) from error
+
+
+def _refusal(repo: str, error: Exception) -> str | None:
+    """Why a model cannot be fetched; None for what has nothing to do with the hub."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    if isinstance(error.__cause__, HfHubHTTPError):              # wrapped as one about missing files
+        error = error.__cause__
+    if isinstance(error, GatedRepoError):
+        return (f"The model '{repo}' is gated: accept its conditions at {_endpoint()}/{repo}, then log in with "
+                "`hf auth login` (or set HF_TOKEN).")
+    if isinstance(error, RepositoryNotFoundError):
+        near = _near(repo, [k.repo or k.name for k in KNOWN]) or ": check the name, or log in with `hf auth login`."
+        return f"There is no folder '{repo}' here, and the hub has no such model (or keeps it private){near}"
+    if isinstance(error, HfHubHTTPError):
+        return f"The hub does not give the model '{repo}' (HTTP {error.response.status_code}): try again later."
+    transport = type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))       # one of them carries
+    if transport or (isinstance(error, OSError) and error.errno is None) or isinstance(error, ConnectionError):
+        reason = type(error.__cause__ or error).__name__
+        return (f"The model '{repo}' is not on this machine and cannot be fetched ({reason}): connect to the "
+                "network and run the same command again, or use --model everyday.")
+    return None
+
+
+def _endpoint() -> str:
+    from huggingface_hub.constants import ENDPOINT
+
+    return ENDPOINT
 
 
 def pick_device(name: str = "auto") -> str:

@@ -24,6 +24,7 @@ from audiogen.errors import AudiogenError, SettingsError
 from audiogen.mel import Mel, from_image, to_image
 from audiogen.models.hifigan import HifiGan
 from audiogen.models.layers import pack
+from audiogen.recipe import MAX_SEED
 from audiogen.settings import Settings, check_prompt
 from audiogen.text import AudioLdm2, AudioLdm2Speech, Pair, TextEncoder
 from audiogen.timeline import duration_of, read_timeline, shares
@@ -53,21 +54,18 @@ class Pipeline:
             pack(model.autoencoder)
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[str], settings: Settings | None = None, seeds: Sequence[int] | None = None, *,
-                 negatives: Sequence[str | None] | None = None, says: Sequence[str | None] | None = None,
-                 watch: Watch = ignore, **changes: float | int | str | bool) -> Generation:
-        """Sounds for `prompts`, one each.
+    def generate(self, prompts: Sequence[str] | str, settings: Settings | None = None, seeds: Sequence[int] | None = None, *,
+                 seed: int = 0, count: int = 1, negatives: Sequence[str | None] | str | None = None,
+                 says: Sequence[str | None] | str | None = None, watch: Watch = ignore,
+                 **changes: float | int | str | bool) -> Generation:
+        """Sounds for `prompts`, `count` takes of each, one after another.
 
-        Each item's noise comes from its own seed (0 where none is given), so its sound is the same in any batch. `changes`
-        are fields of Settings. Raises SettingsError for what makes no sense.
+        Each item's noise comes from its own seed, so its sound is the same in any batch: the takes of a prompt have `seed`,
+        `seed` + 1, ..., unless `seeds` names that of each item. `changes` are fields of Settings. Raises SettingsError for
+        what makes no sense.
         """
         settings = replace(settings or Settings(), **changes).check()                      # type: ignore[arg-type]
-        seeds = list(seeds) if seeds is not None else [0] * len(prompts)
-        negatives = list(negatives) if negatives is not None else [None] * len(prompts)
-        says = list(says) if says is not None else [None] * len(prompts)
-        if not len(prompts) == len(seeds) == len(negatives) == len(says):
-            raise SettingsError(f"{len(prompts)} prompts need as many seeds, negatives and words, not "
-                                f"{len(seeds)}, {len(negatives)} and {len(says)}.")
+        prompts, negatives, says, seeds = items(prompts, negatives, says, seeds, seed, count)
         if settings.timeline:
             return self._in_time(prompts, settings, seeds, negatives, says, watch)
         settings = self.settle(settings)
@@ -271,6 +269,26 @@ class Pipeline:
     def _wave_length(self, frames: int) -> int:
         vocoder = self.model.vocoder
         return vocoder.length(frames) if isinstance(vocoder, HifiGan) else frames * self.config.mel.hop
+
+
+def items(prompts: Sequence[str] | str, negatives: Sequence[str | None] | str | None, says: Sequence[str | None] | str | None,
+          seeds: Sequence[int] | None, seed: int, count: int) -> tuple[list[str], list[str | None], list[str | None], list[int]]:
+    """Prompt, negative, words and seed of each item; a single text is that of each prompt. Raises SettingsError."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts: list[list[str | None]] = [
+        [given] * len(prompts) if given is None or isinstance(given, str) else list(given) for given in (negatives, says)]
+    if seeds is not None and (seed or count != 1):
+        raise SettingsError("Give seeds, one for each prompt, or seed and count.")
+    if count < 1:
+        raise SettingsError(f"A count of {count} is out of range; give 1 or more.")
+    seeds = [seed + k for _ in prompts for k in range(count)] if seeds is None else list(seeds)
+    if not len(prompts) * count == len(seeds) == len(texts[0]) * count == len(texts[1]) * count:
+        raise SettingsError(f"{len(prompts)} prompts need as many seeds, negatives and words, not "
+                            f"{len(seeds)}, {len(texts[0])} and {len(texts[1])}.")
+    if not all(0 <= s <= MAX_SEED for s in seeds):
+        raise SettingsError("A seed is out of range; give 0 to 2^63 - 1.")
+    own = [i for i in range(len(prompts)) for _ in range(count)]                 # which prompt each item has
+    return [prompts[i] for i in own], [texts[0][i] for i in own], [texts[1][i] for i in own], seeds
 
 
 def word_context(text: TextEncoder) -> int | None:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from audiogen import __version__
@@ -30,7 +30,7 @@ class Recipe:
     say: str | None = None                                       # the words, for models that speak
 
     def check(self) -> "Recipe":
-        """The same with its texts tidied; raises SettingsError for what cannot be meant."""
+        """The same; raises SettingsError for what cannot be meant."""
         for what, text in (("prompt", self.prompt), ("negative prompt", self.negative), ("text to say", self.say)):
             if text is not None and not _encodable(text):
                 raise SettingsError(f"The {what} holds bytes that are not UTF-8 text.")
@@ -40,7 +40,7 @@ class Recipe:
         prompt = check_prompt(self.prompt)
         for part in [s.prompt for s in read_timeline(prompt)] if self.settings.timeline else [prompt]:
             read_weights(part)
-        return replace(self, prompt=prompt)
+        return self
 
     def as_dict(self) -> dict[str, Any]:
         """For a tag or a script."""

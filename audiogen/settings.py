@@ -67,8 +67,7 @@ def settings_of(data: dict[str, Any]) -> Settings:
 
 
 def check_prompt(prompt: str) -> str:
-    """The prompt without surrounding space; raises SettingsError if nothing is left."""
-    text = " ".join(prompt.split())
-    if not text:
+    """The prompt as it is, for tokenizers see every space; raises SettingsError if nothing is in it."""
+    if not prompt.strip():
         raise SettingsError("The prompt is empty; say what should sound, for example \"rain on a tin roof\".")
-    return text
+    return prompt

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from audiogen.config import TextConfig, read_json
 from audiogen.diffusion.conditioning import Conditioning, Pair
-from audiogen.encoders import ReadWeights, architecture, load_tokenizer, load_transformer
+from audiogen.encoders import ReadWeights, architecture, empty_cache, load_tokenizer, load_transformer
 from audiogen.errors import CheckpointError, SettingsError
 from audiogen.sentence import load_sentence
 
@@ -179,10 +179,10 @@ class AudioLdm2:
         """CLAP (1, D), T5 (1, L, D') and its mask (1, L) -> the language model's new states (1, 8, D'')"""
         x, seen = self.projection(film[:, None], states, mask)
         new: list[Tensor] = []
-        past = None
+        past = empty_cache()
         for _ in range(getattr(self.language_model.config, "max_new_tokens", None) or 8):
-            out = self.language_model(inputs_embeds=x, attention_mask=seen, past_key_values=past, use_cache=True)
-            x, past = out.last_hidden_state[:, -1:], out.past_key_values
+            out = self.language_model(None, past, inputs_embeds=x, attention_mask=seen, use_cache=True)
+            x = out.last_hidden_state[:, -1:]
             seen = torch.cat([seen, seen.new_ones((1, 1))], dim=1)
             new.append(x)
         return torch.cat(new, dim=1)

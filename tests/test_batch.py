@@ -203,7 +203,7 @@ def test_a_list_may_come_by_standard_input(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode("utf-8-sig"))))
         assert [row.prompt for row in read_list("-").rows] == prompts
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"prompt\tid\n\"two\nlines\"\t5\nx\t6\n")))
-    assert [(row.prompt, row.id, row.line) for row in read_list("-", "tsv").rows] == [("two lines", "5", 2), ("x", "6", 4)]
+    assert [(row.prompt, row.id, row.line) for row in read_list("-", "tsv").rows] == [("two\nlines", "5", 2), ("x", "6", 4)]
 
 
 def test_other_settings_or_strange_files_are_not_replaced(run: Any, tmp_path: Path) -> None:

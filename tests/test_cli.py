@@ -161,6 +161,7 @@ def test_debug_brings_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("error", "words"), [
     (torch.OutOfMemoryError("CUDA out of memory."), "lower --duration"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "lower --duration"),
+    (ImportError("libtorch.so: failed to map segment from shared object"), "Memory ran out"),
     (OSError(28, "No space left on device", "x.wav"), "disk is full (x.wav)"),
     (PermissionError(13, "Permission denied", "x.wav"), "Permission denied (x.wav)"),
     (KeyboardInterrupt(), "Stopped."),

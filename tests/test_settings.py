@@ -52,5 +52,5 @@ def test_an_empty_prompt(prompt: str) -> None:
         check_prompt(prompt)
 
 
-def test_a_prompt_loses_its_outer_and_double_space() -> None:
-    assert check_prompt("  rain \n on a   roof ") == "rain on a roof"
+def test_a_prompt_keeps_its_spaces() -> None:
+    assert check_prompt("  rain \n on a   roof ") == "  rain \n on a   roof "

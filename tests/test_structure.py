@@ -23,7 +23,7 @@ LAYERS = {
     "audiogen.models": 2, "audiogen.diffusion.schedule": 2, "audiogen.diffusion.sampling": 2, "audiogen.mel": 2,
     "audiogen.plot": 2, "audiogen.recipe": 2, "audiogen.prompts": 2, "audiogen.manifest": 2, "audiogen.words": 2,
     "audiogen.timeline": 2,
-    "audiogen.config": 1, "audiogen.audio": 1, "audiogen.settings": 1, "audiogen.diffusion.conditioning": 1,
+    "audiogen.config": 1, "audiogen.files": 1, "audiogen.audio": 1, "audiogen.settings": 1, "audiogen.diffusion.conditioning": 1,
     "audiogen.diffusion": 0, "audiogen.errors": 0, "audiogen.distributed": 0}
 
 

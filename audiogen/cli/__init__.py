@@ -18,7 +18,7 @@ from audiogen.cli.generate import generate
 from audiogen.cli.info import info
 from audiogen.cli.models import models
 from audiogen.cli.train import train
-from audiogen.errors import AudiogenError
+from audiogen.errors import AudiogenError, out_of_memory
 
 UsageError = typer.BadParameter.__bases__[0]                     # Click's, which Typer carries under changing names
 
@@ -159,8 +159,6 @@ def explain(error: Exception) -> str | None:
             errno.EACCES: f"Permission denied{place}: choose another place, or change who may use it.",
             errno.EROFS: f"The file system is read-only{place}: choose another place.",
         }.get(error.errno, f"{os.strerror(error.errno)}{place}.")
-    from audiogen.batch import out_of_memory
-
     if out_of_memory(error):
         return "Memory ran out: lower --duration (or --batch-size), choose a smaller model, or use --dtype bfloat16."
     return None

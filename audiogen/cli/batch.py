@@ -105,14 +105,14 @@ def _run(read: Callable[[], Listing], expand: Callable[[Listing, Recipe], "tuple
          out: Path, size: int | None, device: str, show: Show) -> int:
     """Make the list; returns how many of its sounds and lines failed."""
     from audiogen import batch as work
-    from audiogen import distributed, hub, manifest
+    from audiogen import distributed, manifest
     from audiogen.checkpoint import read_model_config
 
     def prepare() -> "Plan":
         listing = read()
         if listing.unused:
             console.note(f"Note: columns without a meaning here: {', '.join(listing.unused)}.", show.quiet)
-        config = read_model_config(hub.resolve(base.model))
+        config = read_model_config(options.fetch(base.model, show.quiet))
         full = replace(base, settings=base.settings.with_defaults(config.defaults))
         items, faults = expand(listing, full)
         options.prepare_folder(out)

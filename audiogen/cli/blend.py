@@ -32,11 +32,7 @@ def blend(
     other = check_prompt(second)
     name = stem(f"{recipe.prompt} {other}", recipe.seed)
     [path], kind = targets(how.out, [name], how.format, how.overwrite, how.output.pictures)
-    options.set_hub(how.offline, how.output.quiet)
-    with console.progress(f"loading {recipe.model}", how.output.quiet):
-        from audiogen import hub
-
-        pipeline = hub.load(recipe.model, how.device, recipe.dtype)
+    pipeline = options.load(recipe.model, how.device, recipe.dtype, how.offline, how.output.quiet)
     began = time.perf_counter()
     with console.progress("blending", how.output.quiet) as watch:
         made = control.blend(pipeline, order(recipe), other, at, other_seed, watch)

@@ -158,11 +158,7 @@ def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra:
     files = how.takes.files(recipe)
     names = [f"{slug(source.stem) or 'sound'}-{command}-{r.seed}" for r in files]
     paths, kind = targets(how.out, names, how.format, how.overwrite, how.output.pictures)
-    options.set_hub(how.offline, how.output.quiet)
-    with console.progress(f"loading {recipe.model}", how.output.quiet):
-        from audiogen import hub
-
-        pipeline = hub.load(recipe.model, how.device, recipe.dtype)
+    pipeline = options.load(recipe.model, how.device, recipe.dtype, how.offline, how.output.quiet)
     if command != "upscale":
         _warn_above(pipeline, found, extra.get("band"))
     told = {"command": command, "input": str(source)}

@@ -72,11 +72,7 @@ def generate(
     output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, show_attention, overwrite=overwrite)
     files, kind = targets(out, [stem(r.prompt, r.seed) for some in told for r in some], wanted.format, overwrite,
                           output.pictures)
-    options.set_hub(wanted.offline, wanted.quiet)
-    with console.progress(f"loading {base.model}", wanted.quiet):
-        from audiogen import hub
-
-        pipeline = hub.load(base.model, wanted.device, base.dtype)
+    pipeline = options.load(base.model, wanted.device, base.dtype, wanted.offline, wanted.quiet)
     for recipe in {r.prompt: r for r in recipes}.values():
         warn_excess(pipeline, recipe)
     for k, (recipe, some) in enumerate(zip(recipes, told, strict=True)):       # each by itself, so that it is the same,

@@ -5,12 +5,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from audiogen.cli import console
 from audiogen.errors import AudiogenError, SettingsError
 from audiogen.recipe import Recipe
+
+if TYPE_CHECKING:
+    from audiogen.pipeline import Pipeline
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 THE_MODELS = "the model's"
@@ -144,6 +148,25 @@ def set_hub(offline: bool, quiet: bool = False) -> None:
     """Forbid the hub's library to use the network, or to show its progress, before it is imported."""
     os.environ.update({"HF_HUB_OFFLINE": "1"} if offline else {})
     os.environ.update({"HF_HUB_DISABLE_PROGRESS_BARS": "1"} if quiet else {})
+
+
+def fetch(model: str, quiet: bool) -> Path:
+    """The folder of a model; what has to be fetched is said."""
+    from audiogen import hub
+
+    return hub.resolve(model, lambda repo, size: console.note(f"Fetching {repo}, once: {size:.1f} GB.", quiet))
+
+
+def load(model: str, device: str, dtype: str, offline: bool, quiet: bool) -> "Pipeline":
+    """The model, fetched first if it is not here; each with its own progress."""
+    set_hub(offline, quiet)
+    from audiogen import hub
+
+    if device not in ("auto", "cpu"):
+        hub.pick_device(device)                                  # that it is absent is said before anything is fetched
+    fetch(model, quiet)
+    with console.progress(f"loading {model}", quiet):
+        return hub.load(model, device, dtype)
 
 
 def prepare_folder(folder: Path) -> Path:
