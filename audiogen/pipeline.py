@@ -100,7 +100,7 @@ class Pipeline:
     def levels(self, settings: Settings) -> Grid:
         """The noise levels of settings that are settled."""
         assert settings.sampler is not None and settings.steps is not None  # noqa: PT018
-        return grid(self.config.schedule, settings.sampler, settings.steps, settings.karras)
+        return grid(self.config.schedule, settings.sampler, settings.steps, bool(settings.karras))
 
     def noise(self, settings: Settings, seeds: Sequence[int]) -> Noise:
         """Draws of noise (B, C, h, w) on the device, each item's from its own seed."""

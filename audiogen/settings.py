@@ -23,15 +23,16 @@ class Settings:
     interval: tuple[float, float] | None = None                  # noise levels sigma, from - to, at which guidance acts
     rescale: float = 0.0                                         # of guidance, 0-1
     eta: float = 0.0                                             # noise put back by ddim, 0-1
-    karras: bool = False                                         # Karras et al.'s spacing of noise levels
+    karras: bool | None = None                                   # Karras et al.'s spacing of noise levels
     loop: bool = False                                           # the sound repeats without a seam
     timeline: bool = False                                       # the prompt is a timeline, "0-6: rain; 6-9: thunder"
 
     def with_defaults(self, defaults: DefaultsConfig) -> "Settings":
-        """Every setting decided."""
+        """Every setting decided. A sampler that was named walks its own grid, unless --karras was, too."""
         names = ("duration", "steps", "guidance", "interval", "sampler")
         given = {k: getattr(defaults, k) for k in names if getattr(self, k) is None}
-        return replace(self, **given)
+        karras = self.karras if self.karras is not None else self.sampler is None and defaults.karras
+        return replace(self, **given, karras=karras)
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest or a tag."""

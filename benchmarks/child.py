@@ -23,8 +23,9 @@ def theirs(folder: Path, dtype: str, device: str, steps: int, seconds: float) ->
     return loaded - begin, time.perf_counter() - loaded, wave
 
 
-def ours(folder: Path, dtype: str, device: str, steps: int, seconds: float, sampler: str) -> tuple[float, float, Any]:
-    """The same by this project."""
+def ours(folder: Path, dtype: str, device: str, steps: int | None, seconds: float,
+         sampler: str | None = None) -> tuple[float, float, Any]:
+    """The same by this project; None is its default."""
     import audiogen.checkpoint
     import audiogen.pipeline  # noqa: F401
     from audiogen.hub import load
@@ -32,7 +33,8 @@ def ours(folder: Path, dtype: str, device: str, steps: int, seconds: float, samp
     begin = time.perf_counter()
     pipeline = load(str(folder), device, dtype)
     loaded = time.perf_counter()
-    wave = pipeline.generate([PROMPT], steps=steps, guidance=3.5, duration=seconds, sampler=sampler, seeds=[0]).audio[0].numpy()
+    given = {k: v for k, v in (("steps", steps), ("sampler", sampler)) if v is not None}
+    wave = pipeline.generate([PROMPT], guidance=3.5, duration=seconds, seeds=[0], **given).audio[0].numpy()
     return loaded - begin, time.perf_counter() - loaded, wave
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from audiogen.compat import DEFAULTS as COMPAT
 from benchmarks import published
 from benchmarks.measure import Options, Row, duration, relative, table
 
-DEFAULT_STEPS, SHARED_STEPS = (200, 20), 5                       # diffusers' and ours; where both do as many
+DEFAULT_STEPS, SHARED_STEPS = 200, 5                             # diffusers'; where both do as many
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,7 +49,8 @@ def folder(quick: bool) -> tuple[tempfile.TemporaryDirectory, Path]:
     return home, Path(home.name)
 
 
-def clip(options: Options, whose: str, dtype: str, steps: int, **more: Any) -> tuple[Finished, dict[str, float], torch.Tensor]:
+def clip(options: Options, whose: str, dtype: str, steps: int | None,
+         **more: Any) -> tuple[Finished, dict[str, float], torch.Tensor]:
     """One clip of AudioLDM 2 in a new process: (the process, seconds to load and to generate, wave)."""
     with tempfile.TemporaryDirectory() as out:
         task = {"whose": whose, "folder": str(folder(options.quick)[1]), "dtype": dtype, "device": options.device, "steps": steps,
@@ -82,14 +84,15 @@ def clips(options: Options) -> str:
 
 def defaults(options: Options) -> str:
     """A clip as each side makes it when it is told nothing: once, because 200 steps take minutes."""
-    theirs, ours = (2, 2) if options.quick else DEFAULT_STEPS
+    theirs = 2 if options.quick else DEFAULT_STEPS
     seconds = 0.64 if options.quick else 10.24 if options.full else 2.56
     _, first, _ = clip(options, "diffusers", "float32", theirs, seconds=seconds)
-    made = {dtype: clip(options, "audiogen", dtype, ours, sampler="dpmpp-2m", seconds=seconds)[1]["generate"]
+    made = {dtype: clip(options, "audiogen", dtype, 2 if options.quick else None, seconds=seconds)[1]["generate"]
             for dtype in ("auto", "bfloat16")}
     return table(f"A {seconds:g} s clip at defaults", "AudioLDM 2, one run each, the text included.", [
         Row(f"diffusers: {theirs} DDIM steps, float32", duration(first["generate"]), 1.0),
-        *(Row(f"audiogen: {ours} steps of DPM-Solver++ 2M, --dtype {dtype}", duration(took), first["generate"] / took)
+        *(Row(f"audiogen: {COMPAT['audioldm2'].steps} steps of {COMPAT['audioldm2'].sampler}, --dtype {dtype}", duration(took),
+              first["generate"] / took)
           for dtype, took in made.items())])
 
 

@@ -41,7 +41,7 @@ Sampler = Annotated[str | None, typer.Option(
     help="ddim, ddpm, pndm, euler, euler-a, heun, dpmpp-2m or unipc.", show_default=THE_MODELS,
     rich_help_panel=SOUND)]
 Karras = Annotated[bool | None, typer.Option(
-    "--karras/--no-karras", help="Space the noise levels as Karras et al. do.", show_default="no-karras",
+    "--karras/--no-karras", help="Space the noise levels as Karras et al. do.", show_default="the model's, with its own sampler",
     rich_help_panel=SOUND)]
 Eta = Annotated[float | None, typer.Option(
     help="0-1: noise that ddim puts back at each step.", show_default="0", rich_help_panel=SOUND)]

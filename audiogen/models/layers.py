@@ -1,8 +1,8 @@
 """Linear layers, convolutions and group norms as the U-Net uses them, and `pack`, which makes them quick on a CPU.
 
 A packed layer's weights lie in the blocks that the CPU's library (oneDNN) computes with, where otherwise they are sorted
-anew in every call, and what follows the product (a sum, a product, a GELU) is done in the same pass. The numbers are the
-same to rounding. A packed network can only infer: its parameters are gone. Shapes: N any number of rows.
+anew in every call, and what follows the product (a sum, a product, a GELU) is done in the same pass. The numbers are the same to rounding, and depend on nothing but the input. A packed network can only infer: its
+matrices are gone. Shapes: N any number of rows.
 """
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from audiogen.models import winograd
 
 ROWS = 2048                                                      # that packed matrices are laid out for; others fit too
+TINY = 128                                                       # positions up to which float32 wants the channels first
 SMALL = 1024                                                     # positions below which group norms are slow, channels last
 
 
@@ -66,34 +67,33 @@ class GEGLU(nn.Module):
 class Conv2d(nn.Conv2d):
     """A convolution that adds; (B, C, h, w) -> (B, C', h', w')."""
 
-    packs = False                                                # ... at its first call, when the size of the map is known
-    packed: Tensor | None = None                                 # blocks, or the points of Winograd's way
-    points = False                                               # which of them
+    packed = False                                               # in the layout, and by the way, that is quickest
+    points: Tensor | None = None                                 # the kernel as Winograd's way needs it
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
         """(B, C, h, w) -> (B, C', h', w'), with `plus` (B, C', h', w') added if it is given"""
-        if not self.packs:
-            y = super().forward(x)
-            return y if plus is None else plus + y
-        shape = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        if self.packed is None:
-            self.points = self.stride == (1, 1) and winograd.pays(self.weight, x.shape)
-            weight, blocks = self.weight.detach(), torch._C._nn.mkldnn_reorder_conv2d_weight
-            self.packed = winograd.transformed(weight) if self.points else \
-                blocks(weight.to_mkldnn(), *shape, list(x.shape))                    # type: ignore[call-arg]
-            self.weight = gone(self.weight)
-        x = x.contiguous(memory_format=torch.channels_last)
-        op = torch.ops.mkldnn._convolution_pointwise
-        if self.points:
-            y = winograd.convolve(x, self.packed, self.bias, self.padding)           # type: ignore[arg-type]
-        elif plus is None or plus.shape[2:] == (1, 1):           # the library cannot add to maps of one position
-            y = op(x, self.packed, self.bias, *shape, "none", [], "")
+        if self.packed and self.stride == (1, 1) and winograd.pays(self.weight, x.shape):
+            self.points = winograd.transformed(self.weight) if self.points is None else self.points
+            y = winograd.convolve(x, self.points, self.bias, self.padding)           # type: ignore[arg-type]
         else:
-            return op.binary(x, plus, self.packed, self.bias, *shape, "add", None, None, [], None)
-        return y if plus is None else y.add_(plus)
+            y = super().forward(x.contiguous(memory_format=layout(x)) if self.packed else x)
+        return y if plus is None else plus + y
 
     def pack(self) -> None:
-        self.packs = True
+        """Lay the weights out anew, if need be.
+
+        The library's own blocks are left alone: they fit one size of map, and for another take it ten times as long.
+        """
+        if self.weight.dtype != torch.float32:
+            weight = self.weight.detach().contiguous(memory_format=torch.channels_last)
+            self.weight = nn.Parameter(weight, requires_grad=False)
+        self.packed = True
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """In which a map x (B, C, h, w) is convolved: small ones in float32 are quicker with the channels first."""
+    small = x.dtype == torch.float32 and x.shape[2] * x.shape[3] <= TINY
+    return torch.contiguous_format if small else torch.channels_last
 
 
 class GroupNorm(nn.GroupNorm):
@@ -133,5 +133,5 @@ def pack(network: nn.Module) -> None:
     if not torch.backends.mkldnn.is_available() or next(network.parameters()).dtype not in kinds:
         return
     for module in network.modules():
-        if isinstance(module, Linear | GEGLU | Conv2d) and module.packed is None:    # what is packed stays so
+        if isinstance(module, Linear | GEGLU | Conv2d) and (module.packed is None or module.packed is False):
             module.pack()
