@@ -1,7 +1,6 @@
 """Whole commands and whole clips, each in a process of its own: seconds, and the most memory that it held."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -33,12 +32,27 @@ class Finished:
 def spend(*command: str) -> Finished:
     """Run a command to its end; raises RuntimeError with what it said if it fails."""
     begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    printed, complained = process.stdout.read(), process.stderr.read()     # type: ignore[union-attr]
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)}: {complained[-2000:]}")
-    return Finished(time.perf_counter() - begin, usage.ru_maxrss / 1e6, printed)
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        process = subprocess.Popen(command, stdout=said, stderr=complained, text=True, cwd=ROOT)
+        most = 0.0
+        while process.poll() is None:
+            most = max(most, held(process.pid))
+            time.sleep(0.02)
+        took = time.perf_counter() - begin
+        said.seek(0)
+        complained.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {complained.read()[-2000:]}")
+        return Finished(took, most, said.read())
+
+
+def held(pid: int) -> float:
+    """The most memory that a process has held so far, in GB (of Linux; rusage would count what this process held, too)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 @cache

@@ -1,8 +1,8 @@
 """Linear layers, convolutions and group norms as the U-Net uses them, and `pack`, which makes them quick on a CPU.
 
-A packed layer's weights lie in the blocks that the CPU's library (oneDNN) computes with, where otherwise they are sorted
-anew in every call, and what follows the product (a sum, a product, a GELU) is done in the same pass. The numbers are the same to rounding, and depend on nothing but the input. A packed network can only infer: its
-matrices are gone. Shapes: N any number of rows.
+A packed matrix lies in the blocks that the CPU's library (oneDNN) computes with, where otherwise it is sorted anew in every
+call, and what follows the product (a sum, a product, a GELU) is done in the same pass. The numbers are the same to rounding,
+and depend on nothing but the input. A packed network can only infer: its matrices are gone. Shapes: N any number of rows.
 """
 
 import torch
