@@ -14,6 +14,8 @@ from audiogen.models.autoencoder import Autoencoder
 from audiogen.models.hifigan import HifiGan
 from audiogen.models.layers import pack
 from audiogen.models.unet import Attended, UNet
+from audiogen.train.config import everyday
+from audiogen.train.convolution import hasten
 from benchmarks import published
 from benchmarks.measure import Options, Row, alternate, rows, table
 
@@ -96,6 +98,8 @@ def decoders(options: Options) -> dict[str, list[Row]]:
     vae = published.drawn(published.autoencoder, options.quick).to(device)
     z = torch.randn(1, 8, frames // 4, 16, device=device)
     our_vae = same(lambda: Autoencoder(AutoencoderConfig(channels=widths)), vae)
+    if device == "cpu":
+        pack(our_vae)
     gan = published.drawn(published.vocoder, options.quick).to(device)
     mel = torch.randn(1, frames, 64, device=device) * 2 - 5
     our_gan = same(lambda: HifiGan(VocoderConfig(channels=64 if options.quick else 1024)), gan)
@@ -109,7 +113,7 @@ def training(options: Options) -> list[Row]:
     from diffusers import UNet2DConditionModel
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    channels = (32, 32, 64) if options.quick else (96, 192, 288)
+    channels = (32, 32, 64) if options.quick else everyday().model.unet.channels
     config = UNetConfig(
         in_channels=16, out_channels=16, channels=channels, attention=(False, True, True), heads=(8, 8, 8), layers_per_block=1,
         context_dims=(384,), film_dim=384, linear_projection=True)
@@ -128,6 +132,8 @@ def training(options: Options) -> list[Row]:
 
     def stepper(net: nn.Module, ask: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
         net.train().to(options.device, memory_format=torch.channels_last)
+        if isinstance(net, UNet) and device == "cpu":
+            hasten(net)
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-9, fused=True)
         plain = [SDPBackend.MATH] if device == "cpu" and isinstance(net, UNet) else [*SDPBackend.__members__.values()][1:5]
 
