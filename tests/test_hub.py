@@ -37,6 +37,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")                # --offline sets it for the process
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # ... and this was read from it by then
         yield found
 
 
