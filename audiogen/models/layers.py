@@ -41,6 +41,7 @@ class Pointwise(Linear):
         super().__init__(dim, out)
         self.weight = nn.Parameter(self.weight[:, :, None, None])
 
+
 class GEGLU(nn.Module):
     """Half of a linear layer's output times the GELU of the other half (Shazeer 2020)."""
 
