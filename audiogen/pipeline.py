@@ -44,14 +44,14 @@ class Generation:
 
 
 class Pipeline:
-    """A loaded model that generates. On a CPU its U-Net and autoencoder are packed, and can do nothing else from then on."""
+    """A loaded model that generates. On a CPU its networks are packed, and can do nothing else from then on."""
 
     def __init__(self, model: Model, device: str, dtype: torch.dtype):
         self.model, self.config = model, model.config
         self.device, self.dtype = device, dtype
         if device == "cpu":
-            pack(model.unet)
-            pack(model.autoencoder)
+            for network in (model.unet, model.autoencoder, model.vocoder):
+                pack(network)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str] | str, settings: Settings | None = None, seeds: Sequence[int] | None = None, *,

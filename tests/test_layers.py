@@ -8,7 +8,7 @@ from conftest import relative
 from torch import nn
 
 from audiogen.models import winograd
-from audiogen.models.layers import GEGLU, Conv2d, GroupNorm, Linear, Pointwise, pack
+from audiogen.models.layers import GEGLU, Conv1d, Conv2d, GroupNorm, Linear, Pointwise, pack
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
 
@@ -69,6 +69,22 @@ def test_winograd(size: tuple[int, int], padding: tuple[int, int]) -> None:
     expected = nn.functional.conv2d(x.double(), weight.double(), bias.double(), padding=padding)
     assert relative(winograd.convolve(x, winograd.transformed(weight), bias, padding), expected) < 1e-5
     assert relative(winograd.convolve(x, winograd.transformed(weight.flip(2, 3)), bias, padding), expected) > 0.1
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7, 11])
+@pytest.mark.parametrize("dilation", [1, 3, 5])
+@pytest.mark.parametrize("length", [1, 7, 530])
+@torch.inference_mode()
+def test_winograd_in_time(kernel: int, dilation: int, length: int) -> None:
+    plain, packed = both(Conv1d(20, 24, kernel, dilation, 0.1))
+    x, plus = torch.randn(2, 20, length), torch.randn(2, 24, length)
+    expected = copy.deepcopy(plain).double()(x.double())
+    assert relative(packed(x, plus), expected + plus) < 1e-5
+    assert packed(x).shape == expected.shape
+    assert relative(packed(x), expected) < 1e-5
+    assert torch.equal(packed(x)[1:], packed(x[1:])), "an item does not depend on its batch"
+    assert packed.weight.numel() == 0, "it went that way"
+    assert relative(packed(x.flip(2)), expected) > 0.1 or length == 1
 
 
 @torch.inference_mode()

@@ -8,20 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import VocoderConfig
-
-
-def quick(x: Tensor) -> bool:
-    """Whether features x (B, C, S) are convolved sooner if their channels come last in memory: on a CPU."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
-
-
-def convolve(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a convolution makes of x (B, C, S), in the layout of x."""
-    assert isinstance(layer, nn.Conv1d)
-    if not quick(x):
-        return layer(x)
-    weight, padding = layer.weight[:, :, None], (0, int(layer.padding[0]))
-    return F.conv2d(x[:, :, None], weight, layer.bias, padding=padding, dilation=(1, layer.dilation[0]))[:, :, 0]
+from audiogen.models.layers import Conv1d
 
 
 class ResBlock(nn.Module):
@@ -29,15 +16,12 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...], slope: float):
         super().__init__()
-        self.slope = slope
-        pad = [(kernel * d - d) // 2 for d in dilations]
-        self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=d, padding=p) for d, p in zip(dilations, pad, strict=True))
-        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
+        self.convs1 = nn.ModuleList(Conv1d(channels, channels, kernel, d, slope) for d in dilations)
+        self.convs2 = nn.ModuleList(Conv1d(channels, channels, kernel, 1, slope) for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:                      # (B, C, S)
         for dilated, plain in zip(self.convs1, self.convs2, strict=True):
-            x = x + convolve(plain, F.leaky_relu(convolve(dilated, F.leaky_relu(x, self.slope)), self.slope))
+            x = plain(dilated(x), x)
         return x
 
 
@@ -70,10 +54,15 @@ class HifiGan(nn.Module):
         branches = len(self.config.resblock_kernels)
         for i, up in enumerate(self.upsampler):
             x = up(F.leaky_relu(x, self.config.slope).contiguous())                  # (B, C / 2, rate * S)
-            x = x.transpose(1, 2).contiguous().transpose(1, 2) if quick(x) else x
+            x = x.transpose(1, 2).contiguous().transpose(1, 2) if self.packed else x
             x = sum(block(x) for block in self.resblocks[i * branches : (i + 1) * branches]) / branches  # type: ignore[assignment]
         x = self.conv_post(F.leaky_relu(x, 0.01))                # the published slope here, whatever the config's
         return torch.tanh(x)[:, 0]
+
+    @property
+    def packed(self) -> bool:
+        """Whether its convolutions are packed: then they want the channels last in memory."""
+        return any(m.packed is not None for m in self.modules() if isinstance(m, Conv1d))
 
     def length(self, frames: int) -> int:
         """Samples that `forward` makes of that many mel frames."""

@@ -91,6 +91,30 @@ class Conv2d(nn.Conv2d):
         self.packed = True
 
 
+class Conv1d(nn.Conv1d):
+    """A convolution over time of what a leaky ReLU leaves; (B, C, S) -> (B, C', S)."""
+
+    packed: Tensor | None = None                                 # the kernel as Winograd's way needs it
+
+    def __init__(self, channels: int, out: int, kernel: int, dilation: int, slope: float):
+        super().__init__(channels, out, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
+        self.slope = slope
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
+        """(B, C, S) -> (B, C', S), with `plus` (B, C', S) added if it is given"""
+        if self.packed is not None:
+            assert self.bias is not None
+            return winograd.convolve_in_time(x, self.packed, self.bias, self.kernel_size[0], self.dilation[0], self.slope, plus)
+        y = super().forward(F.leaky_relu(x, self.slope))
+        return y if plus is None else plus + y
+
+    def pack(self) -> None:
+        """Replace the weights by their values at the points, in float32."""
+        if self.weight.dtype == torch.float32:
+            self.packed = winograd.transformed_in_time(self.weight)
+            self.weight = gone(self.weight)
+
+
 def layout(x: Tensor) -> torch.memory_format:
     """In which a map x (B, C, h, w) is convolved: small ones in float32 are quicker with the channels first."""
     small = x.dtype == torch.float32 and x.shape[2] * x.shape[3] <= TINY
@@ -134,5 +158,5 @@ def pack(network: nn.Module) -> None:
     if not torch.backends.mkldnn.is_available() or next(network.parameters()).dtype not in kinds:
         return
     for module in network.modules():
-        if isinstance(module, Linear | GEGLU | Conv2d) and (module.packed is None or module.packed is False):
+        if isinstance(module, Linear | GEGLU | Conv1d | Conv2d) and (module.packed is None or module.packed is False):
             module.pack()

@@ -1,29 +1,47 @@
-"""3 x 3 convolutions with a quarter of the multiplications: F(4 x 4, 3 x 3) of Lavin and Gray (2016), after Winograd.
+"""Convolutions with a quarter or half of the multiplications: F(4 x 4, 3 x 3) and F(4, 4) of Lavin and Gray (2016).
 
-Each tile of 4 x 4 outputs comes from 6 x 6 inputs. Both are transformed so that the convolution is a product at each of 36
-points, which for wide layers costs far more than the transforms. In float32 the error is some 2e-6 of the output.
-Shapes: B items, C and O channels in and out, h x w tiles.
+A tile of outputs comes from a tile of inputs. Both are transformed so that the convolution is a product at each of a few points
+(Winograd 1980), which for wide layers costs far more than the transforms. In float32 the error is some 1e-6 of the output.
+Shapes: B items, C and O channels in and out, h x w tiles of a map, S samples, P points, J groups of taps.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOGETHER = 96                                                    # tiles that are transformed at once, to stay in the cache
-FEWEST, NARROWEST = 24, 128                                      # tiles and channels below which the plain way is as quick
+TILE = 4                                                         # outputs of a tile along each axis
+TAPS = 4                                                         # of a kernel over time that are taken at once
+TOGETHER = 96                                                    # tiles of maps that are transformed at once, to stay in the cache
+FLOATS = 2**15                                                   # ... of time: channels times tiles
+FEWEST, NARROWEST = 24, 128                                      # tiles and channels of maps below which the plain way is as quick
 
-_INPUT = torch.tensor([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-                       [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], dtype=torch.float32)
-_KERNEL = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
-_OUTPUT = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-                       dtype=torch.float32)
-_BOTH_INPUT, _BOTH_OUTPUT = torch.kron(_INPUT, _INPUT), torch.kron(_OUTPUT, _OUTPUT)          # (36, 36), (16, 36): both axes
+
+def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices of inputs (P, P), of kernels (P, taps) and of outputs (TILE, P), for these points and infinity, in float64.
+
+    Toom and Cook's product of polynomials, transposed: it is what correlates.
+    """
+    count = len(points) + 1
+
+    def values(length: int) -> Tensor:                           # of a polynomial at the points; at infinity its last term
+        at = torch.tensor(points, dtype=torch.float64)[:, None] ** torch.arange(length)
+        return torch.cat([at, F.one_hot(torch.tensor([length - 1]), length).double()])
+
+    inputs, kernels = torch.linalg.inv(values(count)).T, values(taps)
+    size = inputs.abs().amax(dim=1, keepdim=True)                # both sides of like size: less is lost to rounding
+    return inputs / size, kernels * size, values(TILE).T
+
+
+_INPUT, _KERNEL, _OUTPUT = transforms(3, [0, 1, -1, 2, -2])
+_INPUTS, _OUTPUTS = torch.kron(_INPUT, _INPUT).float(), torch.kron(_OUTPUT, _OUTPUT).float()  # (36, 36), (16, 36): both axes
+_TIME_INPUT, _TIME_KERNEL, _TIME_OUTPUT = transforms(TAPS, [0, 1, -1, 2, -2, 0.5])
+_TIME_INPUTS, _TIME_OUTPUTS = _TIME_INPUT.float(), _TIME_OUTPUT.float()                       # (7, 7), (4, 7)
 
 
 def pays(weight: Tensor, size: torch.Size) -> bool:
     """Whether a kernel (O, C, 3, 3) over maps of this size (B, C, H, W) is better convolved by this way, whatever B."""
     out, c, *kernel = weight.shape
-    tiles = -(-size[2] // 4) * -(-size[3] // 4)
+    tiles = -(-size[2] // TILE) * -(-size[3] // TILE)
     return weight.dtype == torch.float32 and kernel == [3, 3] and min(out, c) >= NARROWEST and tiles >= FEWEST
 
 
@@ -37,18 +55,54 @@ def convolve(x: Tensor, points: Tensor, bias: Tensor | None, padding: tuple[int,
     """x (B, C, H, W) float32, padded with so many zeros above and below, left and right -> (B, O, H', W'), channels last"""
     (b, c, height, width), (up, left) = x.shape, padding
     height, width = height + 2 * up - 2, width + 2 * left - 2    # of the output
-    h, w, o = -(-height // 4), -(-width // 4), points.shape[2]
-    around = (0, 0, left, 4 * w + 2 - left - x.shape[3], up, 4 * h + 2 - up - x.shape[2])
-    tiles = F.pad(x.permute(0, 2, 3, 1), around).unfold(1, 6, 4).unfold(2, 6, 4)     # (B, h, w, C, 6, 6)
+    h, w, o = -(-height // TILE), -(-width // TILE), points.shape[2]
+    around = (0, 0, left, TILE * w + 2 - left - x.shape[3], up, TILE * h + 2 - up - x.shape[2])
+    tiles = F.pad(x.permute(0, 2, 3, 1), around).unfold(1, 6, TILE).unfold(2, 6, TILE)            # (B, h, w, C, 6, 6)
     tiles = tiles.permute(4, 5, 0, 1, 2, 3)
-    out = x.new_empty(b, h, 4, w, 4, o)
+    out = x.new_empty(b, h, TILE, w, TILE, o)
     rows = max(1, TOGETHER // w)
     for i in range(b):
         for first in range(0, h, rows):
             part = tiles[:, :, i, first : first + rows]          # (6, 6, n, w, C)
             n = part.shape[2] * w
-            values = torch.bmm((_BOTH_INPUT @ part.reshape(36, n * c)).view(36, n, c), points)             # (36, n, O)
-            done = (_BOTH_OUTPUT @ values.view(36, n * o)).view(4, 4, -1, w, o)
+            values = torch.bmm((_INPUTS @ part.reshape(36, n * c)).view(36, n, c), points)        # (36, n, O)
+            done = (_OUTPUTS @ values.view(36, n * o)).view(TILE, TILE, -1, w, o)
             out[i, first : first + rows] = done.permute(2, 0, 3, 1, 4)
-    y = out.view(b, 4 * h, 4 * w, o)[:, :height, :width]
+    y = out.view(b, TILE * h, TILE * w, o)[:, :height, :width]
     return (y if bias is None else y + bias).permute(0, 3, 1, 2)
+
+
+def transformed_in_time(weight: Tensor) -> Tensor:
+    """A kernel (O, C, K) over time -> the values of its groups of TAPS taps at the points (J, 7, C, O)"""
+    groups = F.pad(weight.double(), (0, -weight.shape[2] % TAPS)).unflatten(2, (-1, TAPS))        # (O, C, J, TAPS)
+    return torch.einsum("pi,ocji->jpco", _TIME_KERNEL, groups).float().contiguous()
+
+
+def convolve_in_time(x: Tensor, points: Tensor, bias: Tensor, taps: int, dilation: int, slope: float, plus: Tensor | None) -> Tensor:
+    """x (B, C, S) float32 -> (B, O, S): its leaky ReLU, padded with zeros on both sides, convolved, and `plus` (B, O, S) added.
+
+    All have the channels last in memory. Samples that are `dilation` apart belong together: that many interleaved series are
+    convolved side by side. A group of taps hears the tile that many tiles later, so all groups share the transformed inputs.
+    """
+    (b, c, length), (groups, p, _, o), d = x.shape, points.shape, dilation
+    x, before = x.transpose(1, 2), (taps - 1) // 2 * d           # (B, S, C)
+    out = x.new_empty(b, length, o)
+    step = max(1, FLOATS // max(c, o) // d)                      # tiles of each series at once
+    for i in range(b):
+        for begin in range(0, length, step * TILE * d):
+            end = min(length, begin + step * TILE * d)
+            n = -(-(end - begin) // (TILE * d))
+            first, last = begin - before, begin - before + ((n + groups - 2) * TILE + p) * d
+            part = F.leaky_relu(x[i, max(first, 0) : last], slope)
+            if first < 0 or last > length:
+                part = F.pad(part, (0, 0, max(-first, 0), max(last - length, 0)))
+            tiles = part.as_strided((p, n + groups - 1, d, c), (d * c, TILE * d * c, c, 1))
+            there = (_TIME_INPUTS @ tiles.reshape(p, -1)).view(p, -1, c)                      # (7, (n + J - 1) d, C)
+            values = torch.bmm(there[:, : n * d], points[0])
+            for j in range(1, groups):
+                values.baddbmm_(there[:, j * d : (j + n) * d], points[j])                    # (7, n d, O)
+            done = (_TIME_OUTPUTS @ values.view(p, -1)).view(TILE, n, d, o).transpose(0, 1).reshape(-1, o)[: end - begin]
+            if plus is not None:
+                done += plus[i, :, begin:end].T
+            torch.add(done, bias, out=out[i, begin:end])
+    return out.transpose(1, 2)

