@@ -98,11 +98,12 @@ def decoders(options: Options) -> dict[str, list[Row]]:
     vae = published.drawn(published.autoencoder, options.quick).to(device)
     z = torch.randn(1, 8, frames // 4, 16, device=device)
     our_vae = same(lambda: Autoencoder(AutoencoderConfig(channels=widths)), vae)
-    if device == "cpu":
-        pack(our_vae)
     gan = published.drawn(published.vocoder, options.quick).to(device)
     mel = torch.randn(1, frames, 64, device=device) * 2 - 5
     our_gan = same(lambda: HifiGan(VocoderConfig(channels=64 if options.quick else 1024)), gan)
+    if device == "cpu":
+        pack(our_vae)
+        pack(our_gan)
     images = {"diffusers": lambda: vae.decode(z).sample, "audiogen": lambda: our_vae.decode(z)}
     waves = {"transformers": lambda: gan(mel), "audiogen": lambda: our_gan(mel.transpose(1, 2))}
     return {"autoencoder": rows(alternate(images, options)), "vocoder": rows(alternate(waves, options))}

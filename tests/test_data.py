@@ -169,7 +169,8 @@ def test_labels_are_balanced_and_reworded(tmp_path: Path) -> None:
     assert abs(share - 3 / 5) < 0.08, "three times as often as the two labels without a weight"
     assert not any(c.startswith("noise") for c in captions), "weight 0"
     words.write_text("~ 0.5: the sound of ~|~, again\n" + "".join(f"kind{i}: beeping\n" for i in range(9)))
-    captions = Drawer(dataset, dataset.clips, DataConfig(words=str(words), words_rate=1.0), "1").batch(0, range(200), 0.1).captions
+    drawer = Drawer(dataset, dataset.clips, DataConfig(words=str(words), words_rate=1.0), "1")
+    captions = drawer.batch(0, range(200), 0.1).captions
     assert set(captions) == {"beeping", "the sound of beeping", "beeping, again"}
     assert abs(captions.count("beeping") / 200 - 0.5) < 0.12, "half of them are put into a sentence"
     words.write_text("kind0 often: x\n")

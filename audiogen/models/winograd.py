@@ -11,9 +11,9 @@ from torch import Tensor
 
 TILE = 4                                                         # outputs of a tile along each axis
 TAPS = 4                                                         # of a kernel over time that are taken at once
-TOGETHER = 96                                                    # tiles of maps that are transformed at once, to stay in the cache
+TOGETHER = 96                                                  # tiles of maps that are transformed at once; the cache holds them
 FLOATS = 2**15                                                   # ... of time: channels times tiles
-FEWEST, NARROWEST = 24, 128                                      # tiles and channels of maps below which the plain way is as quick
+FEWEST, NARROWEST = 24, 128                                      # tiles, channels of maps below which the plain way is as quick
 
 
 def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +78,8 @@ def transformed_in_time(weight: Tensor) -> Tensor:
     return torch.einsum("pi,ocji->jpco", _TIME_KERNEL, groups).float().contiguous()
 
 
-def convolve_in_time(x: Tensor, points: Tensor, bias: Tensor, taps: int, dilation: int, slope: float, plus: Tensor | None) -> Tensor:
+def convolve_in_time(x: Tensor, points: Tensor, bias: Tensor, taps: int, dilation: int, slope: float,
+                     plus: Tensor | None = None) -> Tensor:
     """x (B, C, S) float32 -> (B, O, S): its leaky ReLU, padded with zeros on both sides, convolved, and `plus` (B, O, S) added.
 
     All have the channels last in memory. Samples that are `dilation` apart belong together: that many interleaved series are
