@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from audiogen.files import INDEX, WEIGHTS
 from audiogen.models.autoencoder import Autoencoder
 from audiogen.models.compact import CompactAutoencoder
 from audiogen.models.hifigan import HifiGan
+from audiogen.models.layers import pack
 from audiogen.models.unet import UNet
 from audiogen.models.unset import unset
 from audiogen.models.vocos import Vocos
@@ -34,31 +35,58 @@ SCALE = ".scale"                                                 # suffix of an 
 
 @dataclass
 class Model:
-    """The networks of a checkpoint, ready to run."""
+    """The networks of a checkpoint, to infer with; each is read when it is first asked for."""
 
     config: ModelConfig
-    text: TextEncoder
-    unet: UNet
-    autoencoder: Autoencoder | CompactAutoencoder
-    vocoder: HifiGan | Vocos
+    readers: dict[str, Callable[[], Any]]
     name: str
     folder: Path
 
+    @cached_property
+    def text(self) -> TextEncoder:
+        return self.readers["text"]()
+
+    @cached_property
+    def unet(self) -> UNet:
+        return self.readers["unet"]()
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder | CompactAutoencoder:
+        return self.readers["autoencoder"]()
+
+    @cached_property
+    def vocoder(self) -> HifiGan | Vocos:
+        return self.readers["vocoder"]()
+
+    def read(self) -> None:
+        """Read all but the text encoder, if it is not yet read; raises CheckpointError."""
+        for name in self.readers.keys() - {"text"}:
+            getattr(self, name)
+
+    def forget_text(self) -> None:
+        """Let the text encoder's memory go; it is read again if it is asked for."""
+        self.__dict__.pop("text", None)
+
 
 def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
-    """Every network of the checkpoint in `folder`; the vocoder stays in float32, where waves need it.
+    """The checkpoint in `folder`, its networks packed where that is quicker; the vocoder stays in float32, where waves need it.
 
-    Raises CheckpointError or ConfigError with what is missing, unexpected or of the wrong shape.
+    Reading its networks raises CheckpointError with what is missing, unexpected or of the wrong shape; ConfigError at once.
     """
     config, parts = read_model_config(folder), locate(folder)
     text_folder = folder if compat.is_published(folder) else folder / "text"
-    return Model(
-        config,
-        load_text_encoder(text_folder, config.text, partial(read_folder, dtype=dtype), device, dtype),
-        load_part("unet", config, parts["unet"], device, dtype),
-        load_part("autoencoder", config, parts["autoencoder"], device, dtype),
-        load_part("vocoder", config, parts["vocoder"], device, torch.float32),
-        folder.name, folder)
+
+    def part(name: str, dtype: torch.dtype) -> Any:
+        network = load_part(name, config, parts[name], device, dtype)
+        if device == "cpu":
+            pack(network)
+        return network
+
+    readers: dict[str, Callable[[], Any]] = {
+        "text": partial(load_text_encoder, text_folder, config.text, partial(read_folder, dtype=dtype), device, dtype)}
+    for name in parts:
+        readers[name] = partial(part, name, torch.float32 if name == "vocoder" else dtype)
+    return Model(config, readers, folder.name, folder)
 
 
 def read_model_config(folder: Path) -> ModelConfig:

@@ -183,10 +183,11 @@ def pick_dtype(name: str, device: str) -> "torch.dtype":         # type: ignore[
     return kinds[name]
 
 
-def load(name: str = DEFAULT, device: str = "auto", dtype: str = "auto") -> "Pipeline":
+def load(name: str = DEFAULT, device: str = "auto", dtype: str = "auto", once: bool = False) -> "Pipeline":
     """A model ready to generate.
 
-    `name` as for `resolve`; device "auto", "cpu", "cuda" or "mps"; dtype "auto", "float32", "bfloat16" or "float16".
+    `name` as for `resolve`; device "auto", "cpu", "cuda" or "mps"; dtype "auto", "float32", "bfloat16" or "float16". `once` takes
+    less memory where one prompt is made: networks are read when they are needed, and the text encoder goes before they run.
     Raises AudiogenError and its kinds.
     """
     folder = resolve(name)
@@ -197,4 +198,7 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str = "auto") -> "Pip
     kind = pick_dtype(dtype, device)
     model = load_model(folder, device, kind)
     model.name = name
-    return Pipeline(model, device, kind)
+    assert model.text is not None                                # read first, while nothing else lies in memory
+    if not once:
+        model.read()
+    return Pipeline(model, device, kind, once)

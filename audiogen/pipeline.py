@@ -23,13 +23,14 @@ from audiogen.diffusion.windows import long_noise, mixed, overlapped, tile, wind
 from audiogen.errors import AudiogenError, SettingsError
 from audiogen.mel import Mel, from_image, to_image
 from audiogen.models.hifigan import HifiGan
-from audiogen.models.layers import pack
 from audiogen.recipe import MAX_SEED
 from audiogen.settings import Settings, check_prompt
 from audiogen.text import AudioLdm2, AudioLdm2Speech, Pair, TextEncoder
 from audiogen.timeline import duration_of, read_timeline, shares
 from audiogen.vocode import vocode
-from audiogen.words import read_weights, token_weights
+from audiogen.words import Weighted, read_weights, token_weights
+
+LATEST = 16                                                      # texts whose encodings are kept
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,12 @@ class Generation:
 
 
 class Pipeline:
-    """A loaded model that generates. On a CPU its networks are packed, and can do nothing else from then on."""
+    """A model that generates. If it is used `once`, for a prompt or two, its text encoder's memory is given back."""
 
-    def __init__(self, model: Model, device: str, dtype: torch.dtype):
+    def __init__(self, model: Model, device: str, dtype: torch.dtype, once: bool = False):
         self.model, self.config = model, model.config
-        self.device, self.dtype = device, dtype
-        if device == "cpu":
-            for network in (model.unet, model.autoencoder, model.vocoder):
-                pack(network)
+        self.device, self.dtype, self.once = device, dtype, once
+        self._encoded: dict[tuple[str, str | None, str | None, bool], Pair] = {}         # the latest texts
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str] | str, settings: Settings | None = None, seeds: Sequence[int] | None = None, *,
@@ -113,10 +112,17 @@ class Pipeline:
         assert settings.guidance is not None
         told = [read_weights(p) for p in prompts]
         cond, uncond = self.condition([t.prompt for t in told], negatives, says, settings.guidance > 1)
+        context, weights = self._weights(told, cond)
+        if self.once:
+            self.model.forget_text()
         denoise: Denoise = Denoiser.guided(self.model.unet, levels.step, cond, uncond, settings.guidance, settings.interval,
                                            settings.rescale, self.config.schedule.prediction)
+        return denoise if weights is None else weighted(denoise, self.model.unet, context, weights)
+
+    def _weights(self, told: Sequence[Weighted], cond: Conditioning) -> tuple[int, Tensor | None]:
+        """Which context has the words of prompts, and how much each of its positions counts (B, L); None if all count alike."""
         if all(weight == 1 for t in told for *_, weight in t.places):
-            return denoise
+            return 0, None
         context = word_context(self.model.text)
         if context is None:
             raise SettingsError(f"The model '{self.model.name}' sees a prompt as a whole, so its words cannot have weights.")
@@ -124,7 +130,7 @@ class Pipeline:
         for i, t in enumerate(told):
             row = token_weights(t, self.model.text.tokens(t.prompt))[: weights.shape[1]]
             weights[i, : len(row)] = torch.tensor(row)
-        return weighted(denoise, self.model.unet, context, weights)
+        return context, weights
 
     def long(self, denoise: Denoise | Sequence[Denoise], settings: Settings, rows: Tensor | None = None) -> Denoise:
         """A denoiser for the whole duration of one for a window, or of several that share the frames as `rows` (n, T) say."""
@@ -162,11 +168,10 @@ class Pipeline:
     def condition(self, prompts: Sequence[str], negatives: Sequence[str | None], says: Sequence[str | None],
                   guided: bool) -> tuple[Conditioning, Conditioning | None]:
         """Each prompt encoded alone, then as one batch: (conditional, unconditional or None)."""
-        known: dict[tuple[str, str | None, str | None], Pair] = {}
-        for key in zip(prompts, negatives, says, strict=True):
-            if key not in known:
-                known[key] = self._encode(*key, guided)
-        pairs = [known[key] for key in zip(prompts, negatives, says, strict=True)]
+        keys = [(*key, guided) for key in zip(prompts, negatives, says, strict=True)]
+        fresh = {key: self._encoded.get(key) or self._encode(*key) for key in dict.fromkeys(keys)}
+        self._encoded = dict([*self._encoded.items(), *fresh.items()][-LATEST:])
+        pairs = [fresh[key] for key in keys]
         cond = collate([c for c, _ in pairs]).to(self.device, self.dtype)
         away = [u for _, u in pairs if u is not None]
         return cond, collate(away).to(self.device, self.dtype) if away else None
@@ -185,6 +190,7 @@ class Pipeline:
         Raises AudiogenError if they are not finite.
         """
         assert settings.sampler is not None
+        self.model.read()                                        # what is broken is said before the long part
         x = sample(settings.sampler, denoise, x, levels.sigmas, eta=settings.eta, noise=draw,
                    clip=self.config.schedule.clip, watch=watch)
         x = x / float((1 + levels.sigmas[-1] ** 2).sqrt())       # where a grid ends above zero, the published frame

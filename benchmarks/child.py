@@ -31,7 +31,7 @@ def ours(folder: Path, dtype: str, device: str, steps: int | None, seconds: floa
     from audiogen.hub import load
 
     begin = time.perf_counter()
-    pipeline = load(str(folder), device, dtype)
+    pipeline = load(str(folder), device, dtype, once=True)
     loaded = time.perf_counter()
     given = {k: v for k, v in (("steps", steps), ("sampler", sampler)) if v is not None}
     wave = pipeline.generate([PROMPT], guidance=3.5, duration=seconds, seeds=[0], **given).audio[0].numpy()

@@ -7,8 +7,18 @@ import pytest
 import torch
 from conftest import CHECKPOINTS, normal, relative
 
-from audiogen.checkpoint import load_model, quantise, read_folder, read_weights, save_weights
+from audiogen.checkpoint import (
+    load_model,
+    load_part,
+    locate,
+    quantise,
+    read_folder,
+    read_model_config,
+    read_weights,
+    save_weights,
+)
 from audiogen.encoders import load_transformer
+from audiogen.hub import load
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -38,8 +48,30 @@ def test_text_encoders_are_not_widened() -> None:
 
 
 def test_a_model_in_bfloat16_is_the_model_in_float32_rounded() -> None:
-    exact, rounded = (load_model(CHECKPOINTS / "audioldm2-tiny", dtype=d) for d in (torch.float32, torch.bfloat16))
+    folder = CHECKPOINTS / "audioldm2-tiny"
+    config, places = read_model_config(folder), locate(folder)
     for part in ("unet", "autoencoder"):
-        for name, weight in getattr(exact, part).state_dict().items():
-            assert torch.equal(weight.bfloat16(), getattr(rounded, part).state_dict()[name])
-    assert {p.dtype for p in rounded.vocoder.parameters()} == {torch.float32}
+        exact, rounded = (load_part(part, config, places[part], dtype=d).state_dict() for d in (torch.float32, torch.bfloat16))
+        assert exact.keys() == rounded.keys()
+        assert all(torch.equal(weight.bfloat16(), rounded[name]) for name, weight in exact.items())
+    assert {p.dtype for p in load_model(folder, dtype=torch.bfloat16).vocoder.parameters()} == {torch.float32}
+
+
+def test_networks_are_read_when_they_are_needed_and_the_text_encoder_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Used once, a model never holds its text encoder beside what runs; and it sounds the same."""
+    folder = CHECKPOINTS / "audioldm2-tiny"
+    once, kept = load(str(folder), "cpu", once=True), load(str(folder), "cpu")
+    networks = {"unet", "autoencoder", "vocoder"}
+    assert networks.isdisjoint(vars(once.model))
+    assert networks <= vars(kept.model).keys()
+    held: list[set[str]] = []
+    monkeypatch.setattr("audiogen.pipeline.sample", lambda name, denoise, x, *_, **__: held.append(set(vars(once.model))) or x)
+    once.generate(["a dog"], steps=2, duration=0.3)
+    assert held[0] & (networks | {"text"}) == networks
+    monkeypatch.undo()
+    takes = [p.generate(["a dog", "a cat"], steps=2, duration=0.3, count=2).audio for p in (once, kept)]
+    assert torch.equal(*takes)
+    reads: list[str] = []
+    monkeypatch.setitem(once.model.readers, "text", lambda: reads.append("text"))
+    assert torch.equal(once.generate(["a dog", "a cat"], steps=2, duration=0.3, count=2).audio, takes[0])
+    assert not reads, "the encodings of the latest texts are kept"

@@ -72,7 +72,8 @@ def generate(
     output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, show_attention, overwrite=overwrite)
     files, kind = targets(out, [stem(r.prompt, r.seed) for some in told for r in some], wanted.format, overwrite,
                           output.pictures)
-    pipeline = options.load(base.model, wanted.device, base.dtype, wanted.offline, wanted.quiet)
+    once = len({r.prompt for r in recipes}) == 1 and timeline is None
+    pipeline = options.load(base.model, wanted.device, base.dtype, wanted.offline, wanted.quiet, once)
     for recipe in {r.prompt: r for r in recipes}.values():
         warn_excess(pipeline, recipe)
     for k, (recipe, some) in enumerate(zip(recipes, told, strict=True)):       # each by itself, so that it is the same,

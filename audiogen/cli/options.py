@@ -157,8 +157,8 @@ def fetch(model: str, quiet: bool) -> Path:
     return hub.resolve(model, lambda repo, size: console.note(f"Fetching {repo}, once: {size:.1f} GB.", quiet))
 
 
-def load(model: str, device: str, dtype: str, offline: bool, quiet: bool) -> "Pipeline":
-    """The model, fetched first if it is not here; each with its own progress."""
+def load(model: str, device: str, dtype: str, offline: bool, quiet: bool, once: bool = True) -> "Pipeline":
+    """The model, fetched first if it is not here; each with its own progress. `once` as for `audiogen.load`."""
     set_hub(offline, quiet)
     from audiogen import hub
 
@@ -166,7 +166,7 @@ def load(model: str, device: str, dtype: str, offline: bool, quiet: bool) -> "Pi
         hub.pick_device(device)                                  # that it is absent is said before anything is fetched
     fetch(model, quiet)
     with console.progress(f"loading {model}", quiet):
-        return hub.load(model, device, dtype)
+        return hub.load(model, device, dtype, once)
 
 
 def prepare_folder(folder: Path) -> Path:
