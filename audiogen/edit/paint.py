@@ -106,12 +106,12 @@ def upscale(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, cutoff: f
     """
     mel = pipeline.config.mel
     if cutoff is None and not wave.any():
-        raise SettingsError("The recording is silent: it does not show where its band ends; say it with --cutoff, in Hz.")
+        raise SettingsError("The recording is silent: it does not show where its band ends; say the cutoff, in Hz.")
     cutoff = upper_edge(wave, rate) if cutoff is None else cutoff
     top = min(mel.fmax, mel.sample_rate / 2)
     if not 0 < cutoff < 0.95 * top:
         raise SettingsError(f"Above {cutoff:.0f} Hz this model, which reaches {top:.0f} Hz, has nothing to add; "
-                            "--cutoff says where the recording should be painted over.")
+                            "a lower cutoff paints the recording over.")
     if not order.prompt.strip():
         order = replace(order, prompt="", negative=None, settings=replace(order.settings, guidance=1.0))
     fine = max(rate, mel.sample_rate)
