@@ -250,7 +250,7 @@ def _recording(cells: Cells) -> dict[str, Any]:
     """The cells that are of a recording, without empty ones; what they mean together is for recordings.py to say."""
     found = {k: _text(cells, k) or None for k in ("input", "span", "band")}
     found |= {k: _number(cells, k, float) for k in ("strength", "extend", "before")} | {"upscale": _upscale(cells)}
-    return {k: v for k, v in found.items() if v is not None}
+    return {k: found[k] for k in COLUMNS if found.get(k) is not None}
 
 
 def _upscale(cells: Cells) -> Any:
