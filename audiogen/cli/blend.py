@@ -9,7 +9,7 @@ import typer
 from audiogen.cli import console, options
 from audiogen.cli.edit import How, Prompt, changing
 from audiogen.cli.output import targets
-from audiogen.cli.takes import deliver, order
+from audiogen.cli.takes import Loop, deliver, order
 from audiogen.recipe import Recipe, stem
 from audiogen.words import read_weights
 
@@ -27,18 +27,20 @@ def blend(
     second: Annotated[str, typer.Argument(metavar="OTHER", help="The other prompt.", show_default=False)],
     at: Annotated[float, typer.Option(help="0 is the first prompt, 1 the other.", rich_help_panel=options.SOUND)] = 0.5,
     duration: options.Duration = None,
+    loop: Loop = None,
     other_seed: Annotated[int | None, typer.Option(
         help="Noise of the other prompt, to go to as well.", show_default="the same", rich_help_panel=options.SOUND)] = None,
     how: How = options.NOTHING,
 ) -> None:
     """Make a sound between two prompts.
 
-    Of several --candidates that one is kept whose scores for the two prompts, each counted as much as the prompt is, are highest.
+    Of several --candidates the one is kept that fits both prompts best, each counted as much as it is in the blend.
     """
     from audiogen.edit import control, paint
 
     paint.check_share(at, "place between two prompts")
-    recipe = replace(how.recipe, prompt=first, settings=replace(how.recipe.settings, duration=duration)).check()
+    settings = replace(how.recipe.settings, duration=duration, loop=bool(loop))
+    recipe = replace(how.recipe, prompt=first, settings=settings).check()
     other = replace(recipe, prompt=second, seed=other_seed or 0).check().prompt
     files = how.takes.files(recipe)
     names = [stem(f"{recipe.prompt} {other}", r.seed) for r in files]

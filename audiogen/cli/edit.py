@@ -27,7 +27,7 @@ RECORDING = "The recording"
 Input = Annotated[Path, typer.Argument(metavar="IN", help="A recording: any rate, any number of channels.", show_default=False)]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What should sound.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(
-    "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.", show_default="here, named after IN",
+    "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.", show_default="here, named after what it is made of",
     rich_help_panel=options.OUTPUT)]
 
 
@@ -114,6 +114,8 @@ def extend(
     how: How = options.NOTHING,
 ) -> None:
     """Continue a recording beyond its end, or let it begin earlier; its own samples stay."""
+    if not seconds and not before:
+        raise options.UsageFault("Say how long it goes on, for example --seconds 8, or --before 2.")
     from audiogen.edit.changes import Extend
 
     _run(Extend(seconds, before), source, prompt, how)

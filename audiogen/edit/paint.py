@@ -22,7 +22,7 @@ from audiogen.pipeline import Pipeline
 from audiogen.settings import MAX_DURATION, Settings, check_prompt
 
 SILENT = 1e-4                                                    # peak
-GOING_ON = 6.0                                                   # noise, as levels are counted, under which a recording goes on
+GOING_ON = 4.0                                                   # noise, as levels are counted, under which a recording goes on
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Seq
         latents = _fill(pipeline, fine[:, a * step : b * step], order, settings, a, inside, band, tell, under)
         place = slice(round(begin * rate), min(round(end * rate), wave.shape[-1]))
         sound = _back(pipeline, latents, rate, place.stop - place.start) / gain
+        sound = sound * _restored(sound, wave[:, place], mask[place] == 0)
         change = sound * _gain(sound * (mask[place] > 0), wave) - wave[:, place]
         result[:, place] += mask[place] * (change if band is None else only_band(change, rate, band))
     touched = mask.nonzero().flatten()
@@ -226,6 +227,15 @@ def _loudness(pipeline: Pipeline, wave: Tensor) -> float:
     """How many times as loud a wave (C, S) has the peak of what the model learnt from, if that is known."""
     peak, own = pipeline.config.defaults.peak, float(wave.abs().max())
     return peak / own if peak is not None and own > SILENT else 1.0
+
+
+def _restored(sound: Tensor, wave: Tensor, kept: Tensor) -> float:
+    """What makes up for the loudness that a wave (C, S) lost on its way through the model, as the samples kept (S,) tell.
+
+    1 where it is another sound that came out, by more than 6 dB.
+    """
+    before, after = (float(x[:, kept].double().norm()) for x in (wave, sound))
+    return before / after if 0.5 * after < before < 2 * after else 1.0
 
 
 def _mirrored(wave: Tensor, samples: int) -> Tensor:
