@@ -190,6 +190,20 @@ def test_what_is_painted_does_not_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert relative(shape, quiet[:, middle] / quiet[:, middle].norm()) < 1e-3
 
 
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+@pytest.mark.parametrize(("factor", "same"), [(1.0, True), (0.7, True), (1.6, True), (0.3, False), (3.0, False)])
+def test_what_the_networks_lose_is_made_up_for(rate: int, factor: float, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that give back what they hear, but for its loudness, give back the recording, in the band that they have."""
+    pipe, wave = model("audioldm2-tiny"), 0.3 * recording(rate)
+    heard = resample(wave, rate, 16_000)
+    monkeypatch.setattr(Pipeline, "decode", lambda self, latents, loop=False: factor * heard)
+    out = inpaint(pipe, wave, rate, ORDER, [(0.4, 0.7)]).audio
+    middle = slice(int(0.45 * rate), int(0.65 * rate))
+    expected = resample(heard, 16_000, rate)[:, middle]
+    assert (relative(out[:, middle], expected) < 1e-2) == same
+    assert same or abs(relative(out[:, middle], expected) - abs(factor - 1)) < 1e-2
+
+
 @pytest.mark.parametrize(("spans", "frames", "expected"), [
     ([(4.0, 4.8)], 100, [(36, 52)]),                             # one window of 16, the span in its middle
     ([(0.1, 0.8)], 100, [(0, 16)]), ([(9.5, 10.0)], 100, [(84, 100)]),       # at the ends the other side is heard

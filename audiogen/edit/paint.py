@@ -64,7 +64,7 @@ def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: fl
         part, x = _begun(known, draw(), levels, count - taken)
         denoise = pipeline.long(_denoiser(pipeline, order, len(wave), settings), settings)
         latents = pipeline.walk(denoise, part, x, draw, settings, watch)
-    sound = _back(pipeline, latents, rate, wave.shape[-1])
+    sound = _back(pipeline, pipeline.decode(latents), rate, wave.shape[-1])
     return Edited(sound * _gain(sound, wave), rate, settings, slice(wave.shape[-1]))
 
 
@@ -156,10 +156,10 @@ def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Seq
 
         begin, end = a * step / model, b * step / model          # seconds
         inside = [(s - begin, e - begin) for s, e in spans if begin <= s < end]
-        latents = _fill(pipeline, fine[:, a * step : b * step], order, settings, a, inside, band, tell, under)
-        place = slice(round(begin * rate), min(round(end * rate), wave.shape[-1]))
-        sound = _back(pipeline, latents, rate, place.stop - place.start) / gain
-        sound = sound * _restored(sound, wave[:, place], mask[place] == 0)
+        part, place = fine[:, a * step : b * step], slice(round(begin * rate), min(round(end * rate), wave.shape[-1]))
+        latents = _fill(pipeline, part, order, settings, a, inside, band, tell, under)
+        heard, sound = (_back(pipeline, x, rate, place.stop - place.start) / gain for x in (part, pipeline.decode(latents)))
+        sound = sound * _restored(sound, heard, mask[place] == 0)
         change = sound * _gain(sound * (mask[place] > 0), wave) - wave[:, place]
         result[:, place] += mask[place] * (change if band is None else only_band(change, rate, band))
     touched = mask.nonzero().flatten()
@@ -212,9 +212,9 @@ def _denoiser(pipeline: Pipeline, order: Order, channels: int, settings: Setting
                              pipeline.levels(settings))
 
 
-def _back(pipeline: Pipeline, latents: Tensor, rate: int, samples: int) -> Tensor:
-    """Latents (C, c, h, w) to waves (C, S) of so many samples at `rate`."""
-    wave = resample(pipeline.decode(latents), pipeline.config.mel.sample_rate, rate)
+def _back(pipeline: Pipeline, wave: Tensor, rate: int, samples: int) -> Tensor:
+    """Waves (C, S') at the model's rate as (C, S) of so many samples at `rate`."""
+    wave = resample(wave, pipeline.config.mel.sample_rate, rate)
     return F.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
 
 
@@ -230,9 +230,9 @@ def _loudness(pipeline: Pipeline, wave: Tensor) -> float:
 
 
 def _restored(sound: Tensor, wave: Tensor, kept: Tensor) -> float:
-    """What makes up for the loudness that a wave (C, S) lost on its way through the model, as the samples kept (S,) tell.
+    """What makes up for the loudness that a wave (C, S) lost or gained in the networks, as the samples kept (S,) tell.
 
-    1 where it is another sound that came out, by more than 6 dB.
+    1 where that is more than 6 dB: it is not known then what they made of it.
     """
     before, after = (float(x[:, kept].double().norm()) for x in (wave, sound))
     return before / after if 0.5 * after < before < 2 * after else 1.0
