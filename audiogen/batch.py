@@ -6,7 +6,7 @@ of which one sound is missing is made again whole, so that even rounding is the 
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ from audiogen import audio, manifest, rank
 from audiogen.diffusion.sampling import Watch
 from audiogen.errors import AudiogenError, DataError, out_of_memory
 from audiogen.manifest import Entry
-from audiogen.prompts import Fault, Listing, clause, takes
+from audiogen.prompts import Fault, Listing, check_candidates, clause, takes
 from audiogen.recipe import Recipe, derive_seed
-from audiogen.recordings import Change, read_change
+from audiogen.recordings import KINDS, Task, read_task
 from audiogen.settings import Settings
 from audiogen.timeline import duration_of, read_timeline
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 AUTO_SIZES = {"cpu": 1, "mps": 4, "cuda": 16}                    # alone on a CPU: as fast, and exact to the last bit
 NOT_COMPARED = ("dtype", "audiogen")                             # of a recipe: these may differ when a batch goes on
-OF_SOME = ("input", "input_digest", "strength", "spans", "band", "candidates", "ranker")     # of an entry: some lines have them
+OF_SOME = ("input", "input_digest", *(f.name for kind in KINDS for f in fields(kind)), "candidates", "ranker")    # of an entry
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class Item:
     id: str
     file: str                                                    # relative to the folder
     line: int                                                    # of the list
-    recipe: Recipe                                               # of a recording that is changed: without a duration
-    change: Change | None = None
+    recipe: Recipe                                               # for a task: without a duration
+    task: Task | None = None                                     # of a recording that is changed
     candidates: int = 1
     ranker: str | None = None                                    # of candidates; None: the model's own
 
     @property
     def alone(self) -> bool:
         """Whether it is made by itself, whatever the size of a batch."""
-        return self.change is not None or self.candidates > 1
+        return self.task is not None or self.candidates > 1
 
     def as_dict(self) -> Entry:
         recipe = {k: v for k, v in self.recipe.as_dict().items() if k not in NOT_COMPARED}
-        change = self.change.as_dict() if self.change else {}
+        task = self.task.as_dict() if self.task else {}
         best = {"candidates": self.candidates} | ({"ranker": self.ranker} if self.ranker else {}) if self.candidates > 1 else {}
-        return {"id": self.id, "file": self.file} | recipe | change | best
+        return {"id": self.id, "file": self.file} | recipe | task | best
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,19 @@ def expand(listing: Listing, base: Recipe, suffix: str, folder: Path = Path(), c
         seed = derive_seed(base.seed, row.id) if row.seed is None else row.seed
         settings = replace(base.settings, **row.settings)
         try:
-            change = read_change(row, folder)
-            if change is not None:
+            task = read_task(row, folder)
+            if task is not None:
                 settings = replace(settings, duration=None, loop=False)
             elif settings.timeline and "duration" not in row.settings:
                 settings = replace(settings, duration=duration_of(read_timeline(row.prompt)))
-            several = row.candidates or candidates
+            several = candidates if row.candidates is None else row.candidates
+            check_candidates(several, row.prompt)
+            bare = task is not None and task.change.bare
             recipe = replace(base, prompt=row.prompt, settings=settings, negative=row.negative or base.negative,
                              say=row.say or base.say)
-            items += [Item(name, f"{stem}.{suffix}", row.line, replace(recipe, seed=seed + k * several).check(), change, several,
-                           ranker) for k, (name, stem) in enumerate(takes(row))]
+            recipes = [replace(recipe, seed=seed + k * several).check(bare) for k in range(row.count)]
+            items += [Item(name, f"{stem}.{suffix}", row.line, own, task, several, ranker)
+                      for own, (name, stem) in zip(recipes, takes(row), strict=True)]
         except AudiogenError as error:
             faults.append(Fault(row.line, f"bad-{row.id}", clause(str(error)), row.prompt))
     return items, faults
@@ -242,12 +245,12 @@ class Worker:
 
     def _alone(self, item: Item, watch: Watch) -> Made:
         """The recording changed, or the take that fits its prompt best, as the single commands make them."""
-        change = item.change
-        source = None if change is None else change.read()
+        task = item.task
+        source = None if task is None else task.read()
 
         def make(recipe: Recipe, watch: Watch) -> "Generation | Edited":
-            if change is not None and source is not None:
-                return change.make(self.pipeline, source, recipe, watch)
+            if task is not None and source is not None:
+                return task.make(self.pipeline, source, recipe, watch)
             return self.pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed], negatives=[recipe.negative],
                                           says=[recipe.say], watch=watch)
 
@@ -261,9 +264,9 @@ class Worker:
             k = rank.best(scores)
             take, told = found[k], {"score": round(scores[k], 6), "candidates": item.candidates}
             tag, entry = told | {"seed": item.recipe.seed + k, "ranker": self.ranker.name}, told | {"kept": item.recipe.seed + k}
-        if change is None or source is None:
+        if task is None or source is None:
             return Made([take.audio[0]], take.sample_rate, tag, entry)
-        return Made([take.audio], take.sample_rate, change.tag(take.settings) | tag, entry, source.subtype)
+        return Made([take.audio], take.sample_rate, task.tag(take.settings) | tag, entry, source.subtype)
 
     def _write(self, items: list[Item], missing: list[Item], found: "Made | Exception", size: int) -> None:
         for item in missing:

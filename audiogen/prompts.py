@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from audiogen.settings import Settings
 
 KINDS = ("txt", "csv", "tsv", "jsonl")
 COLUMNS = ("prompt", "id", "seed", "negative", "say", "duration", "steps", "guidance", "sampler", "count",
-           "loop", "timeline", "candidates", "input", "strength", "span", "band")
+           "loop", "timeline", "candidates", "input", "strength", "span", "band", "extend", "before", "upscale")
 MAX_COUNT = 1000
 MAX_CANDIDATES = 100
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")
@@ -37,10 +38,7 @@ class Row:
     say: str | None = None
     count: int = 1
     candidates: int | None = None                                # takes of which the best is kept
-    input: str | None = None                                     # a recording that is changed, by `strength` or in `span`
-    strength: float | None = None
-    span: str | None = None
-    band: str | None = None
+    recording: dict[str, Any] = field(default_factory=dict)      # what the line says of one: `input`, `span`, `upscale`, ...
     settings: dict[str, Any] = field(default_factory=dict)       # those that the line gives
 
 
@@ -197,6 +195,14 @@ def _unique(found: Iterator[tuple[int, Cells | str]], count: int) -> Listing:
     return Listing(rows, faults)
 
 
+def check_candidates(count: int, prompt: str = "-") -> None:
+    """Raises SettingsError for a number of candidates that cannot be, and without a prompt to judge them by."""
+    if not 1 <= count <= MAX_CANDIDATES:
+        raise SettingsError(f"{count} candidates are out of range; give 1 to {MAX_CANDIDATES}.")
+    if count > 1 and not prompt.strip():
+        raise SettingsError("Candidates are judged by the prompt; say what should sound, or make one.")
+
+
 def clause(sentence: str) -> str:
     """A sentence as it stands after "line 7: "."""
     return sentence[:1].lower() + sentence[1:].rstrip(".")
@@ -231,33 +237,30 @@ def _parse(line: int, cells: Cells, own: str, takes: int) -> Row:
     if name is not None and not isinstance(name, str):
         raise SettingsError(f"the id {name!r} is neither text nor a whole number")
     name = name.strip() if name else None
-    recipe = Recipe(prompt or "", seed or 0, Settings(**given), "", negative=negative, say=say).check()
     candidates, recording = _number(cells, "candidates", int), _recording(cells)
-    if candidates is not None and not 1 <= candidates <= MAX_CANDIDATES:
-        raise SettingsError(f"{candidates} candidates are out of range; give 1 to {MAX_CANDIDATES}")
+    recipe = Recipe(prompt or "", seed or 0, Settings(**given), "", negative=negative, say=say).check("upscale" in recording)
     if seed is not None and seed + count * (candidates or 1) - 1 > MAX_SEED:
         raise SettingsError("the seeds of its takes are out of range")
     if name and (len(name) > 1000 or not _readable(name) == name):
         raise SettingsError("its id is longer than 1000 characters, or not readable text")
-    return Row(line, name or own, bool(name), recipe.prompt, seed, negative, say, count, candidates, *recording, given)
+    return Row(line, name or own, bool(name), recipe.prompt, seed, negative, say, count, candidates, recording, given)
 
 
-def _recording(cells: Cells) -> tuple[str | None, float | None, str | None, str | None]:
-    """The cells input, strength, span and band; raises SettingsError for what does not go together."""
-    name, span, band = (_text(cells, column) or None for column in ("input", "span", "band"))
-    strength = _number(cells, "strength", float)
-    told = [k for k, v in (("span", span), ("band", band), ("strength", strength)) if v is not None]
-    if name is None and told:
-        raise SettingsError(f"{told[0]} is of a recording: name it in the column input")
-    if strength is not None and len(told) > 1:
-        raise SettingsError(f"strength changes all of a recording and {told[0]} a part of it: give one of them")
-    if name is not None:
-        if cells.get("duration") is not None:
-            raise SettingsError("duration is that of the input: leave one of the two empty")
-        for column in ("loop", "timeline"):
-            if _yes(cells, column):
-                raise SettingsError(f"{column} is for sounds without an input: leave one of the two empty")
-    return name, strength, span, band
+def _recording(cells: Cells) -> dict[str, Any]:
+    """The cells that are of a recording, without empty ones; what they mean together is for recordings.py to say."""
+    found = {k: _text(cells, k) or None for k in ("input", "span", "band")}
+    found |= {k: _number(cells, k, float) for k in ("strength", "extend", "before")} | {"upscale": _upscale(cells)}
+    return {k: found[k] for k in COLUMNS if found.get(k) is not None}
+
+
+def _upscale(cells: Cells) -> Any:
+    """True, or the Hz above which; None for no."""
+    for read in (_yes, partial(_number, kind=float)):
+        try:
+            return read(cells, "upscale") or None
+        except SettingsError:
+            continue
+    raise SettingsError(f"upscale must be yes, or the Hz above which to paint, not {json.dumps(cells['upscale'])[:40]}")
 
 
 def _text(cells: Cells, name: str) -> str | None:

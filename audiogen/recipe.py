@@ -29,15 +29,15 @@ class Recipe:
     negative: str | None = None
     say: str | None = None                                       # the words, for models that speak
 
-    def check(self) -> "Recipe":
-        """The same; raises SettingsError for what cannot be meant."""
+    def check(self, bare: bool = False) -> "Recipe":
+        """The same; raises SettingsError for what cannot be meant, among it an empty prompt, unless it is for a `bare` one."""
         for what, text in (("prompt", self.prompt), ("negative prompt", self.negative), ("text to say", self.say)):
             if text is not None and not _encodable(text):
                 raise SettingsError(f"The {what} holds bytes that are not UTF-8 text.")
         if not 0 <= self.seed <= MAX_SEED:
             raise SettingsError(f"A seed of {self.seed} is out of range; give 0 to 2^63 - 1.")
         self.settings.check()
-        prompt = check_prompt(self.prompt)
+        prompt = self.prompt if bare else check_prompt(self.prompt)
         for part in [s.prompt for s in read_timeline(prompt)] if self.settings.timeline else [prompt]:
             read_weights(part)
         return self

@@ -1,4 +1,4 @@
-"""Lines of a list that change a recording: what they ask for, and making it. Shapes: C channels, S samples."""
+"""Lines of a list that change a recording: what they ask for. Shapes: C channels, S samples."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from audiogen import audio
 from audiogen.diffusion.sampling import Watch
-from audiogen.edit import paint
-from audiogen.edit.places import Span, check_spans, read_span
+from audiogen.edit.changes import Change, Edit, Extend, Inpaint, Upscale
+from audiogen.edit.paint import Edited, Order
+from audiogen.edit.places import read_span
 from audiogen.errors import SettingsError
 from audiogen.prompts import Row
 from audiogen.recipe import Recipe
@@ -17,67 +18,77 @@ from audiogen.settings import Settings
 if TYPE_CHECKING:
     from audiogen.pipeline import Pipeline
 
-STRENGTH = 0.5                                                   # of a line that names neither strength nor span
+KINDS = (Edit, Inpaint, Extend, Upscale)
+ASKED_BY: dict[str, type[Change]] = {
+    "strength": Edit, "span": Inpaint, "band": Inpaint, "extend": Extend, "before": Extend, "upscale": Upscale}
 
 
 @dataclass(frozen=True)
-class Change:
-    """A recording, and what is made of it: spans or a band are painted anew, or all of it becomes like the prompt."""
+class Task:
+    """A recording, and what is done to it."""
 
     input: str                                                   # as the list has it
     path: Path
     digest: str                                                  # of the file: another recording makes another sound
-    strength: float | None = None
-    spans: tuple[Span, ...] = ()
-    band: Span | None = None                                     # Hz, of what is painted
-
-    @property
-    def command(self) -> str:
-        return "edit" if self.strength is not None else "inpaint"
+    change: Change
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest and for a tag."""
-        how: dict[str, Any] = {"input": self.input, "input_digest": self.digest}
-        if self.strength is not None:
-            return how | {"strength": self.strength}
-        return how | {"spans": [list(s) for s in self.spans]} | ({"band": list(self.band)} if self.band else {})
+        return {"input": self.input, "input_digest": self.digest} | self.change.as_dict()
 
     def tag(self, settings: Settings) -> dict[str, Any]:
         """What the file says beside its recipe, of which every setting is decided."""
-        return {"command": self.command} | settings.as_dict() | self.as_dict()
+        return settings.as_dict() | self.as_dict()
 
     def read(self) -> audio.Recording:
         """The recording; raises AudioError."""
         return audio.read_recording(self.path)
 
-    def make(self, pipeline: "Pipeline", found: audio.Recording, recipe: Recipe, watch: Watch) -> paint.Edited:
+    def make(self, pipeline: "Pipeline", found: audio.Recording, recipe: Recipe, watch: Watch) -> Edited:
         """The recording changed, (C, S) at its own rate; raises AudiogenError."""
-        order = paint.Order(recipe.prompt, recipe.settings, recipe.seed, recipe.negative, recipe.say)
-        if self.strength is None:
-            return paint.inpaint(pipeline, found.wave, found.rate, order, self.spans, self.band, watch)
-        return paint.edit(pipeline, found.wave, found.rate, order, self.strength, watch)
+        order = Order(recipe.prompt, recipe.settings, recipe.seed, recipe.negative, recipe.say)
+        return self.change.make(pipeline, found.wave, found.rate, order, watch)
 
 
-def read_change(row: Row, folder: Path) -> Change | None:
+def read_task(row: Row, folder: Path) -> Task | None:
     """What a line asks of a recording, whose name is relative to `folder`; None for a line without one.
 
     Raises SettingsError or AudioError for what cannot be done, naming the column.
     """
-    if row.input is None:
+    cells = dict(row.recording)
+    name = cells.pop("input", None)
+    if name is None:
+        if cells:
+            raise SettingsError(f"{next(iter(cells))} is of a recording: name it in the column input")
         return None
-    path = folder / row.input
+    if "duration" in row.settings:
+        raise SettingsError("duration is that of the input: leave one of the two empty")
+    for column in ("loop", "timeline"):
+        if row.settings.get(column):
+            raise SettingsError(f"{column} is for sounds without an input: leave one of the two empty")
+    change, path = _change(cells), folder / name
     try:
         seconds = audio.duration(path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
     except OSError as error:
         raise SettingsError(f"the input {path} cannot be read ({error.strerror})") from None
-    if row.span is not None or row.band is not None:
-        band = None if row.band is None else read_span(row.band, "band", "Hz")
-        spans = check_spans([read_span(s) for s in (row.span or "").split(";") if s.strip()], seconds)
-        if not spans and band is None:
-            raise SettingsError("the span is empty; write BEGIN-END in seconds, as in 2.5-4")
-        return Change(row.input, path, digest, spans=tuple(spans), band=band)
-    strength = STRENGTH if row.strength is None else row.strength
-    paint.check_share(strength, "strength")
-    return Change(row.input, path, digest, strength)
+    change.check(seconds)
+    return Task(name, path, digest, change)
+
+
+def _change(cells: dict[str, Any]) -> Change:
+    """The one change that the cells ask for; without any, an edit. Raises SettingsError."""
+    asked = {ASKED_BY[column]: column for column in cells}
+    if len(asked) > 1:
+        (one, column), (two, other) = list(asked.items())[:2]
+        raise SettingsError(f"{column} asks for `{one.command}` and {other} for `{two.command}`: leave one of the two empty")
+    kind = next(iter(asked), Edit)
+    if kind is Inpaint:
+        band = None if "band" not in cells else read_span(cells["band"], "band", "Hz")
+        return Inpaint(tuple(sorted(read_span(s) for s in cells.get("span", "").split(";") if s.strip())), band)
+    if kind is Extend:
+        return Extend(cells.get("extend", 0.0), cells.get("before", 0.0))
+    if kind is Upscale:
+        return Upscale(None if cells["upscale"] is True else cells["upscale"])
+    return Edit(**cells)

@@ -4,12 +4,14 @@ The checkpoints have random weights in the published layouts. NAME.json lists ca
 what the public pipelines made of them: waves (samples,) float32 at 16 kHz.
 """
 
+import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"                              # as in the commands that tests start: the bits depend on it
@@ -24,6 +26,7 @@ from audiogen.cli import main
 from audiogen.pipeline import Pipeline
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 TINY = ("audioldm-tiny", "audioldm2-tiny", "auffusion-tiny", "musicldm-tiny", "audioldm2-speech-tiny")
 
 
@@ -74,6 +77,26 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         out, err = capfd.readouterr()
         return int(end.value.code or 0), out, err
     return call
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Callable[[str], ModuleType]]:
+    """Loads scripts/NAME.py as a module; afterwards nothing of it is left where modules are looked for."""
+    path, modules = list(sys.path), set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        if spec is None or spec.loader is None or not (SCRIPTS / f"{name}.py").exists():
+            pytest.skip("the scripts are missing")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)      # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == SCRIPTS:
+            del sys.modules[name]
 
 
 def cases(name: str) -> list[dict[str, Any]]:

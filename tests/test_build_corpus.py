@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -18,23 +17,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+from conftest import SCRIPTS
 
 from audiogen.train.data import inspect
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-pytestmark = pytest.mark.skipif(not (SCRIPTS / "build_corpus.py").exists(), reason="the scripts are missing")
 RATE = 44_100
 
 
 @pytest.fixture(scope="module")
-def build() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("build_corpus", SCRIPTS / "build_corpus.py")
-    assert spec is not None
-    assert spec.loader is not None
-    path, module = list(sys.path), importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path[:] = path
+def build(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("build_corpus")
 
 
 def noise(seconds: float, seed: int = 0, loud: float = 0.2) -> np.ndarray:

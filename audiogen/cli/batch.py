@@ -52,11 +52,14 @@ def batch(
 
     A .txt has a prompt a line; the others have a column `prompt` and may have `id`, `seed`,
     `negative`, `say`, `duration`, `steps`, `guidance`, `sampler`, `loop`, `timeline` (yes where the prompt is one),
-    `candidates` and `count`; options stand in for what a line leaves out. With an `input` (a sound file, relative to the
-    list) a line changes that recording: `span` ("2.5-4; 6-7") or `band` ("2000-8000", in Hz) is painted anew, or all of it
-    becomes like the prompt, by `strength` (0.5). manifest.jsonl in the folder records each sound once: id, file, prompt,
-    seed, settings and seconds, or the error. Bad lines are reported with their numbers, the others are made, and the exit
-    code is 1.
+    `candidates` and `count`; options stand in for what a line leaves out. manifest.jsonl in the folder records each sound
+    once: id, file, prompt, seed, settings and seconds, or the error. Bad lines are reported with their numbers, the others
+    are made, and the exit code is 1.
+
+    With an `input` (a sound file, relative to the list) a line changes that recording, in one way: `span` ("2.5-4; 6-7")
+    or `band` ("2000-8000", in Hz) is painted anew; it goes on for `extend` seconds, or begins `before` as many; its missing
+    upper band is painted (`upscale`: yes, or the Hz where that begins; the prompt may be empty); or all of it becomes like
+    the prompt, by `strength` (0.5).
 
     A sound that was made with other settings is an error, unless you say --overwrite. Sounds without an id are known by
     what their line says: a line that comes in changes no other sound.

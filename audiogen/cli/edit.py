@@ -2,10 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,24 +12,22 @@ from audiogen.cli import console, options
 from audiogen.cli.generate import Play, Seed
 from audiogen.cli.output import Output, targets
 from audiogen.cli.takes import Candidates, KeepAll, RankerName, Takes, order
+from audiogen.prompts import check_candidates
 from audiogen.recipe import Recipe, slug
 from audiogen.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from audiogen.audio import Recording
     from audiogen.diffusion.sampling import Watch
-    from audiogen.edit.paint import Edited, Order
+    from audiogen.edit.changes import Change
+    from audiogen.edit.paint import Edited
     from audiogen.pipeline import Pipeline
-
-    Work = Callable[[Pipeline, Tensor, int, Order, Callable[[int, int], None]], Edited]
 
 RECORDING = "The recording"
 Input = Annotated[Path, typer.Argument(metavar="IN", help="A recording: any rate, any number of channels.", show_default=False)]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What should sound.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(
-    "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.", show_default="here, named after IN",
+    "--out", "-o", help="A file (name.wav, .flac, .ogg, .mp3) or a folder.", show_default="here, named after what it is made of",
     rich_help_panel=options.OUTPUT)]
 
 
@@ -77,11 +74,9 @@ def edit(
     how: How = options.NOTHING,
 ) -> None:
     """Make a recording sound like a prompt, its course kept: a style transfer (SDEdit)."""
-    from audiogen.edit import paint
+    from audiogen.edit.changes import Edit
 
-    paint.check_share(strength, "strength")
-    _run("edit", source, prompt, how, lambda p, wave, rate, order, watch: paint.edit(p, wave, rate, order, strength, watch),
-         {"strength": strength})
+    _run(Edit(strength), source, prompt, how)
 
 
 @changing
@@ -101,14 +96,11 @@ def inpaint(
     """
     if not span and band is None:
         raise options.UsageFault("Say what to paint, for example --span 2.5-4 or --band 2000-8000.")
-    from audiogen.edit import paint
+    from audiogen.edit.changes import Inpaint
     from audiogen.edit.places import read_span
 
-    spans = [read_span(s) for s in span or []]
-    hertz = None if band is None else read_span(band, "band", "Hz")
-    _run("inpaint", source, prompt, how,
-         lambda p, wave, rate, order, watch: paint.inpaint(p, wave, rate, order, spans, hertz, watch),
-         {"spans": spans, "band": hertz}, lambda seconds: paint.check_spans(spans, seconds))
+    spans = tuple(read_span(s) for s in span or [])
+    _run(Inpaint(spans, None if band is None else read_span(band, "band", "Hz")), source, prompt, how)
 
 
 @changing
@@ -122,12 +114,11 @@ def extend(
     how: How = options.NOTHING,
 ) -> None:
     """Continue a recording beyond its end, or let it begin earlier; its own samples stay."""
-    from audiogen.edit import paint
+    if not seconds and not before:
+        raise options.UsageFault("Say how long it goes on, for example --seconds 8, or --before 2.")
+    from audiogen.edit.changes import Extend
 
-    paint.check_added(seconds, before)
-    _run("extend", source, prompt, how,
-         lambda p, wave, rate, order, watch: paint.extend(p, wave, rate, order, seconds, before, watch),
-         {"after": seconds, "before": before})
+    _run(Extend(seconds, before), source, prompt, how)
 
 
 @changing
@@ -140,44 +131,41 @@ def upscale(
     how: How = options.NOTHING,
 ) -> None:
     """Paint the upper band that a dull recording lacks (super-resolution)."""
-    from audiogen.edit import paint
+    from audiogen.edit.changes import Upscale
 
-    _run("upscale", source, prompt, how, lambda p, wave, rate, order, watch: paint.upscale(p, wave, rate, order, cutoff, watch),
-         {"cutoff": cutoff})
+    _run(Upscale(cutoff), source, prompt, how)
 
 
-def _run(command: str, source: Path, prompt: str, how: How, work: "Work", extra: dict[str, Any],
-         check: Callable[[float], Any] = lambda seconds: None) -> None:
-    """Read the recording, change it, write what came out with the recipe of it. Only `upscale` does without a prompt."""
+def _run(change: "Change", source: Path, prompt: str, how: How) -> None:
+    """Read the recording, change it, write what came out with the recipe of it."""
     from audiogen import audio
 
-    recipe = replace(how.recipe, prompt=prompt)
-    recipe = recipe.check() if prompt or command != "upscale" else recipe
+    check_candidates(how.takes.candidates, prompt)
+    recipe = replace(how.recipe, prompt=prompt).check(change.bare)
     found = audio.read_recording(source)
-    check(found.wave.shape[-1] / found.rate)
+    change.check(found.wave.shape[-1] / found.rate)
     files = how.takes.files(recipe)
-    names = [f"{slug(source.stem) or 'sound'}-{command}-{r.seed}" for r in files]
+    names = [f"{slug(source.stem) or 'sound'}-{change.command}-{r.seed}" for r in files]
     paths, kind = targets(how.out, names, how.format, how.overwrite, how.output.pictures)
     pipeline = options.load(recipe.model, how.device, recipe.dtype, how.offline, how.output.quiet)
-    if command != "upscale":
-        _warn_above(pipeline, found, extra.get("band"))
-    told = {"command": command, "input": str(source)}
+    told = change.as_dict() | {"input": str(source)}
+    if change.command != "upscale":
+        _warn_above(pipeline, found, told.get("band"))
     output = replace(how.output, format=kind, subtype=found.subtype)
 
     def make(recipe: Recipe, watch: "Watch") -> "Edited":
-        return work(pipeline, found.wave, found.rate, order(recipe), watch)
+        return change.make(pipeline, found.wave, found.rate, order(recipe), watch)
 
     began = time.perf_counter()
-    with console.progress(command, how.output.quiet) as watch:
-        made, kept = _made(make, pipeline, recipe, how.takes, watch)
+    with console.progress(change.command, how.output.quiet) as watch:
+        made, kept = how.takes.choose(make, pipeline, recipe, watch)
     for path, (k, more) in zip(paths, kept, strict=True):
         full = replace(recipe, seed=recipe.seed + k, settings=made[k].settings,
                        dtype=str(pipeline.dtype).removeprefix("torch."))
-        tag = told | full.as_dict() | options.given(**extra) | more
-        output.deliver(path, made[k].audio, made[k].sample_rate, tag, time.perf_counter() - began)
+        output.deliver(path, made[k].audio, made[k].sample_rate, told | full.as_dict() | more, time.perf_counter() - began)
 
 
-def _warn_above(pipeline: "Pipeline", found: "Recording", band: tuple[float, float] | None) -> None:
+def _warn_above(pipeline: "Pipeline", found: "Recording", band: list[float] | None) -> None:
     """Say what the model cannot give back of a recording where it paints, in `band` Hz or all of them."""
     from audiogen.edit.places import upper_edge
 
@@ -187,15 +175,3 @@ def _warn_above(pipeline: "Pipeline", found: "Recording", band: tuple[float, flo
         return
     if found.rate > 2.2 * top and upper_edge(found.wave, found.rate) > 1.1 * top:
         console.note(f"Note: this model reaches {top:.0f} Hz; above that, what it paints is silent, where the recording is not.")
-
-
-def _made(make: "Callable[[Recipe, Watch], Edited]", pipeline: "Pipeline", recipe: Recipe, takes: Takes,
-          watch: "Watch") -> "tuple[list[Edited], list[tuple[int, dict[str, Any]]]]":
-    """The takes of a recording, and which of them are kept, with what is to be said of each."""
-    if takes.candidates == 1:
-        return [make(recipe, watch)], [(0, {})]
-    from audiogen import rank
-
-    ranker = rank.load_ranker(takes.ranker, pipeline)
-    made, scores = rank.candidates(make, ranker, recipe, takes.candidates, watch)
-    return made, takes.kept(scores, ranker.name)

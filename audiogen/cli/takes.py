@@ -1,7 +1,7 @@
 """Several takes of a prompt: the best of some candidates, pairs of one structure, neighbours of an earlier sound."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from audiogen.cli import console
 from audiogen.cli.options import OUTPUT
 from audiogen.cli.output import ATTENTION, Output, beside
 from audiogen.errors import SettingsError
-from audiogen.prompts import MAX_CANDIDATES
+from audiogen.prompts import check_candidates
 from audiogen.recipe import Recipe
 from audiogen.settings import check_prompt
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from audiogen.diffusion.sampling import Watch
     from audiogen.edit.paint import Order
     from audiogen.pipeline import Generation, Pipeline
+    from audiogen.rank import Ranker, Take
 
 MORE = "Loops, timelines, several takes"                         # a heading of help
 
@@ -58,8 +59,7 @@ class Takes:
 
     def check(self) -> "Takes":
         """Raises SettingsError for what cannot be meant."""
-        if not 1 <= self.candidates <= MAX_CANDIDATES:
-            raise SettingsError(f"{self.candidates} candidates are out of range; give 1 to {MAX_CANDIDATES}.")
+        check_candidates(self.candidates)
         if self.candidates == 1 and (self.keep_all or self.ranker):
             raise SettingsError("--keep-all and --ranker choose among several takes: say how many with --candidates.")
         if not 0 <= self.amount <= 1:
@@ -84,25 +84,30 @@ class Takes:
             self._vary(pipeline, recipe, paths[0], output, label)
         elif self.attention:
             self._draw(pipeline, recipe, paths[0], output, label)
-        elif self.candidates > 1:
-            self._best(pipeline, recipe, paths, output, label)
         else:
-            self._one(pipeline, recipe, paths[0], output, label)
-
-    def _one(self, pipeline: "Pipeline", recipe: Recipe, path: Path, output: Output, label: str) -> None:
-        began = time.perf_counter()
-        with console.progress(label, output.quiet) as watch:
-            made = _generate(pipeline, recipe, watch)
-        deliver(pipeline, recipe, made, 0, path, output, began, {})
+            self._best(pipeline, recipe, paths, output, label)
 
     def _best(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
+        began = time.perf_counter()
+        with console.progress(label, output.quiet) as watch:
+            made, kept = self.choose(partial(_generate, pipeline), pipeline, recipe, watch)
+        for (k, told), path in zip(kept, paths, strict=True):
+            deliver(pipeline, replace(recipe, seed=recipe.seed + k), made[k], 0, path, output, began, told)
+
+    def choose(self, make: "Callable[[Recipe, Watch], Take]", pipeline: "Pipeline", recipe: Recipe, watch: "Watch",
+               judge: "Callable[[Ranker], Ranker]" = lambda ranker: ranker,
+               ) -> "tuple[list[Take], list[tuple[int, dict[str, Any]]]]":
+        """The takes of a recipe, as `make` makes each, and which of them become files, with what is to be said of each.
+
+        `judge` makes of the ranker the one that scores them.
+        """
+        if self.candidates == 1:
+            return [make(recipe, watch)], [(0, {})]
         from audiogen import rank
 
-        ranker, began = rank.load_ranker(self.ranker, pipeline), time.perf_counter()
-        with console.progress(label, output.quiet) as watch:
-            made, scores = rank.candidates(partial(_generate, pipeline), ranker, recipe, self.candidates, watch)
-        for (k, told), path in zip(self.kept(scores, ranker.name), paths, strict=True):
-            deliver(pipeline, replace(recipe, seed=recipe.seed + k), made[k], 0, path, output, began, told)
+        ranker = judge(rank.load_ranker(self.ranker, pipeline))
+        made, scores = rank.candidates(make, ranker, recipe, self.candidates, watch)
+        return made, self.kept(scores, ranker.name)
 
     def kept(self, scores: Sequence[float], ranker: str) -> list[tuple[int, dict[str, Any]]]:
         """Which candidates become files, and what is to be said of each."""

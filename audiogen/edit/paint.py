@@ -15,10 +15,14 @@ from torch import Tensor
 from audiogen.audio import resample
 from audiogen.diffusion import denoiser as denoisers
 from audiogen.diffusion.sampling import Watch, ignore
+from audiogen.diffusion.schedule import Grid
 from audiogen.edit.places import FADE, Span, check_spans, fade_mask, keep_mask, only_band, regions, upper_edge
 from audiogen.errors import SettingsError
 from audiogen.pipeline import Pipeline
 from audiogen.settings import MAX_DURATION, Settings, check_prompt
+
+SILENT = 1e-4                                                    # peak
+GOING_ON = 4.0                                                   # noise, as levels are counted, under which a recording goes on
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,10 @@ def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: fl
     latents = known
     if taken:
         draw = pipeline.noise(settings, [order.seed] * len(wave))
-        part = levels if taken == count else levels.part(count - taken)
-        x = draw() * levels.initial if taken == count else known + draw() * float(part.sigmas[0])
+        part, x = _begun(known, draw(), levels, count - taken)
         denoise = pipeline.long(_denoiser(pipeline, order, len(wave), settings), settings)
         latents = pipeline.walk(denoise, part, x, draw, settings, watch)
-    sound = _back(pipeline, latents, rate, wave.shape[-1])
+    sound = _back(pipeline, pipeline.decode(latents), rate, wave.shape[-1])
     return Edited(sound * _gain(sound, wave), rate, settings, slice(wave.shape[-1]))
 
 
@@ -85,7 +88,8 @@ def extend(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, after: flo
            watch: Watch = ignore) -> Edited:
     """Continue a recording by `after` seconds, and let it begin `before` seconds earlier; its own samples stay.
 
-    Raises SettingsError if there is nothing to add.
+    What is added begins as the recording, mirrored at its end, under noise that leaves little but level and texture: they go
+    on. The model hears it as loud as what it learnt from. Raises SettingsError if there is nothing to add.
     """
     order = replace(order, prompt=check_prompt(order.prompt))
     check_added(after, before)
@@ -93,7 +97,9 @@ def extend(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, after: flo
     around = [_mirrored(wave.flip(-1), left).flip(-1), wave, _mirrored(wave, right)]
     fade = min(FADE, own / rate / 4)
     spans = [(0.0, left / rate + fade)] * bool(left) + [((left + own) / rate - fade, (left + own + right) / rate)] * bool(right)
-    return _paint(pipeline, torch.cat(around, dim=-1), rate, order, spans, None, watch)
+    near = math.ceil(pipeline.window * pipeline.step / pipeline.config.mel.sample_rate * rate)
+    ends = torch.cat([wave[:, : near * bool(left)], wave[:, max(0, own - near * bool(right)) :]], dim=-1)
+    return _paint(pipeline, torch.cat(around, dim=-1), rate, order, spans, None, watch, GOING_ON, _loudness(pipeline, ends))
 
 
 @torch.inference_mode()
@@ -106,12 +112,12 @@ def upscale(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, cutoff: f
     """
     mel = pipeline.config.mel
     if cutoff is None and not wave.any():
-        raise SettingsError("The recording is silent: it does not show where its band ends; say it with --cutoff, in Hz.")
+        raise SettingsError("The recording is silent: it does not show where its band ends; say the cutoff, in Hz.")
     cutoff = upper_edge(wave, rate) if cutoff is None else cutoff
     top = min(mel.fmax, mel.sample_rate / 2)
     if not 0 < cutoff < 0.95 * top:
         raise SettingsError(f"Above {cutoff:.0f} Hz this model, which reaches {top:.0f} Hz, has nothing to add; "
-                            "--cutoff says where the recording should be painted over.")
+                            "a lower cutoff paints the recording over.")
     if not order.prompt.strip():
         order = replace(order, prompt="", negative=None, settings=replace(order.settings, guidance=1.0))
     fine = max(rate, mel.sample_rate)
@@ -133,10 +139,13 @@ def check_added(after: float, before: float) -> None:
 
 
 def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Sequence[Span], band: Span | None,
-           watch: Watch) -> Edited:
-    """The recording with what is painted in its spans and band; the model hears the spans and what is around them."""
+           watch: Watch, under: float = math.inf, gain: float = 1.0) -> Edited:
+    """The recording with what is painted in its spans and band; the model hears the spans and what is around them.
+
+    It hears them `gain` times as loud, and begins from what is in the spans `under` noise of that level, or from noise alone.
+    """
     model, step = pipeline.config.mel.sample_rate, pipeline.step
-    fine = resample(wave.float(), rate, model)                   # (C, S')
+    fine = gain * resample(wave.float(), rate, model)            # (C, S')
     settings = _settle(pipeline, fine, order.settings)
     grain = model // math.gcd(model, step * rate)                # latent frames that are whole samples of the recording
     parts = regions(spans, math.ceil(fine.shape[-1] / step), pipeline.window, model / step, grain)
@@ -147,9 +156,10 @@ def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Seq
 
         begin, end = a * step / model, b * step / model          # seconds
         inside = [(s - begin, e - begin) for s, e in spans if begin <= s < end]
-        latents = _fill(pipeline, fine[:, a * step : b * step], order, settings, a, inside, band, tell)
-        place = slice(round(begin * rate), min(round(end * rate), wave.shape[-1]))
-        sound = _back(pipeline, latents, rate, place.stop - place.start)
+        part, place = fine[:, a * step : b * step], slice(round(begin * rate), min(round(end * rate), wave.shape[-1]))
+        latents = _fill(pipeline, part, order, settings, a, inside, band, tell, under)
+        heard, sound = (_back(pipeline, x, rate, place.stop - place.start) / gain for x in (part, pipeline.decode(latents)))
+        sound = sound * _restored(sound, heard, mask[place] == 0)
         change = sound * _gain(sound * (mask[place] > 0), wave) - wave[:, place]
         result[:, place] += mask[place] * (change if band is None else only_band(change, rate, band))
     touched = mask.nonzero().flatten()
@@ -158,7 +168,7 @@ def _paint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Seq
 
 
 def _fill(pipeline: Pipeline, part: Tensor, order: Order, whole: Settings, at: int, spans: Sequence[Span], band: Span | None,
-          watch: Watch) -> Tensor:
+          watch: Watch, under: float) -> Tensor:
     """Latents of a part (C, S') of a recording, which begins at its latent frame `at`, with the spans painted."""
     settings = _settle(pipeline, part, whole)
     known, shape = _encode(pipeline, part, settings), pipeline.latent_shape(settings)
@@ -171,9 +181,18 @@ def _fill(pipeline: Pipeline, part: Tensor, order: Order, whole: Settings, at: i
         long = pipeline.noise(replace(whole, duration=whole.duration + beyond), seeds)
         draw = lambda: long().narrow(pipeline.axis, at, frames)  # noqa: E731
     noise = draw()
-    x = torch.lerp(noise * levels.initial, known + noise * float(levels.sigmas[0]), keep)
+    levels, x = _begun(known, noise, levels, min(int((levels.sigmas > under).sum()), len(levels.steps) - 1))
+    x = torch.lerp(x, known + noise * float(levels.sigmas[0]), keep)
     denoise = pipeline.long(_denoiser(pipeline, order, len(part), settings), settings)
     return pipeline.walk(denoisers.inpaint(denoise, known, keep), levels, x, draw, settings, watch)
+
+
+def _begun(known: Tensor, noise: Tensor, levels: Grid, skipped: int) -> tuple[Grid, Tensor]:
+    """The levels without the first ones, and x to walk them from: what is known under noise; on all levels noise alone."""
+    if not skipped:
+        return levels, noise * levels.initial
+    levels = levels.part(skipped)
+    return levels, known + noise * float(levels.sigmas[0])
 
 
 def _settle(pipeline: Pipeline, wave: Tensor, settings: Settings) -> Settings:
@@ -193,9 +212,9 @@ def _denoiser(pipeline: Pipeline, order: Order, channels: int, settings: Setting
                              pipeline.levels(settings))
 
 
-def _back(pipeline: Pipeline, latents: Tensor, rate: int, samples: int) -> Tensor:
-    """Latents (C, c, h, w) to waves (C, S) of so many samples at `rate`."""
-    wave = resample(pipeline.decode(latents), pipeline.config.mel.sample_rate, rate)
+def _back(pipeline: Pipeline, wave: Tensor, rate: int, samples: int) -> Tensor:
+    """Waves (C, S') at the model's rate as (C, S) of so many samples at `rate`."""
+    wave = resample(wave, pipeline.config.mel.sample_rate, rate)
     return F.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
 
 
@@ -204,7 +223,23 @@ def _gain(sound: Tensor, wave: Tensor) -> float:
     return min(1.0, max(1.0, float(wave.abs().max())) / max(float(sound.abs().max()), 1e-9))
 
 
+def _loudness(pipeline: Pipeline, wave: Tensor) -> float:
+    """How many times as loud a wave (C, S) has the peak of what the model learnt from, if that is known."""
+    peak, own = pipeline.config.defaults.peak, float(wave.abs().max())
+    return peak / own if peak is not None and own > SILENT else 1.0
+
+
+def _restored(sound: Tensor, wave: Tensor, kept: Tensor) -> float:
+    """What makes up for the loudness that a wave (C, S) lost or gained in the networks, as the samples kept (S,) tell.
+
+    1 where that is more than 6 dB: it is not known then what they made of it.
+    """
+    before, after = (float(x[:, kept].double().norm()) for x in (wave, sound))
+    return before / after if 0.5 * after < before < 2 * after else 1.0
+
+
 def _mirrored(wave: Tensor, samples: int) -> Tensor:
-    """What an encoder should see after the end of a wave (C, S), so that it hears no end: the wave backwards, then silence."""
-    back = wave.flip(-1)[:, :samples]
-    return F.pad(back, (0, samples - back.shape[-1]))
+    """What goes on after the end of a wave (C, S): it backwards, forwards, backwards, ... (C, samples)"""
+    n = wave.shape[-1]
+    at = torch.arange(samples) % (2 * n)
+    return wave[:, torch.maximum(n - 1 - at, at - n)]
