@@ -45,7 +45,7 @@ def blend(
     files = how.takes.files(recipe)
     names = [stem(f"{recipe.prompt} {other}", r.seed) for r in files]
     paths, kind = targets(how.out, names, how.format, how.overwrite, how.output.pictures)
-    pipeline = options.load(recipe.model, how.device, recipe.dtype, how.offline, how.output.quiet)
+    pipeline = options.load(recipe.model, how.device, recipe.dtype, how.offline, how.output.quiet, once=False)
 
     def seed_there(take: Recipe) -> int | None:                  # each candidate has its own noise at both ends
         return None if other_seed is None else other_seed + take.seed - recipe.seed
