@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"no part '{unknown[0]}'; there are {', '.join(parts)}")
     report = ["# Timings", "", "Written by `python -m benchmarks`; not edited. Weights are random, sizes the published ones.",
               "Runs take turns and medians are given; a ratio is the first line's time over the line's own (larger is faster),",
-              "an error the norm of the difference of the outputs over the first line's norm.", "", *machine(options), ""]
+              "an error the norm of the difference of the outputs over the first line's norm. GFLOP/s count the operations of",
+              "the plain way: Winograd's convolutions do with fewer.", "", *machine(options), ""]
     for name in chosen:
         begin = time.perf_counter()
         report.append(parts[name]())

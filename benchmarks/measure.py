@@ -7,11 +7,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,25 @@ def _finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def rows(timed: dict[str, Timed]) -> list[Row]:
-    """Rows of runs that were timed together; the first is the reference."""
+def operations(run: Callable[[], Tensor]) -> float:
+    """Floating point operations of products and convolutions in a run."""
+    with FlopCounterMode(display=False) as counted:
+        run()
+    return float(counted.get_total_flops())
+
+
+def rows(timed: dict[str, Timed], options: Options, work: float | None = None) -> list[Row]:
+    """Rows of runs that were timed together; the first is the reference. `work` is the operations of each, to tell the rate."""
     first, *_ = timed.values()
     out = []
     for i, (name, t) in enumerate(timed.items()):
         error = relative(t.output, first.output) if i and t.output is not None and first.output is not None else None
-        out.append(Row(name, duration(t.seconds), first.seconds / t.seconds, error, f"median of {t.runs}"))
+        note = f"median of {t.runs}"
+        if work is not None:
+            rate = work / t.seconds / 1e9
+            peak = matmul_peak(options, torch.bfloat16 if "bfloat16" in name else torch.float32)
+            note += f"; {rate:.0f} GFLOP/s, {rate / peak:.2f} of the best product"
+        out.append(Row(name, duration(t.seconds), first.seconds / t.seconds, error, note))
     return out
 
 
@@ -120,6 +134,7 @@ def machine(options: Options) -> list[str]:
     return out
 
 
+@cache
 def matmul_peak(options: Options, dtype: torch.dtype) -> float:
     """GFLOP/s of the fastest of a few products."""
     n = 256 if options.quick else 2048

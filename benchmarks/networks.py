@@ -17,7 +17,7 @@ from audiogen.models.unet import Attended, UNet
 from audiogen.train.config import everyday
 from audiogen.train.convolution import hasten
 from benchmarks import published
-from benchmarks.measure import Options, Row, alternate, rows, table
+from benchmarks.measure import Options, Row, alternate, operations, rows, table
 
 CONFIGS = {
     "audioldm2": UNetConfig(transformers=(None, 0, 1), context_dims=(768, 1024)),
@@ -86,7 +86,8 @@ def unet_steps(family: str, options: Options) -> list[Row]:
             "diffusers, bfloat16, channels last": theirs_in(torch.bfloat16, torch.channels_last),
             "audiogen, bfloat16": ours_in(torch.bfloat16)}
     large = family == "auffusion" and not options.quick and options.device == "cpu"
-    return rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats), warm=not large))
+    work = operations(theirs_in(torch.float32, torch.contiguous_format))
+    return rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats), warm=not large), options, work)
 
 
 @torch.inference_mode()
@@ -106,7 +107,8 @@ def decoders(options: Options) -> dict[str, list[Row]]:
         pack(our_gan)
     images = {"diffusers": lambda: vae.decode(z).sample, "audiogen": lambda: our_vae.decode(z)}
     waves = {"transformers": lambda: gan(mel), "audiogen": lambda: our_gan(mel.transpose(1, 2))}
-    return {"autoencoder": rows(alternate(images, options)), "vocoder": rows(alternate(waves, options))}
+    return {name: rows(alternate(runs, options), options, operations(next(iter(runs.values()))))
+            for name, runs in (("autoencoder", images), ("vocoder", waves))}
 
 
 def training(options: Options) -> list[Row]:
@@ -151,7 +153,7 @@ def training(options: Options) -> list[Row]:
 
     runs = {"diffusers": stepper(reference, lambda x: reference(x, step, context, class_labels=film).sample),
             "audiogen": stepper(ours, lambda x: ours(x, step, Conditioning((context,), (None,), film)))}
-    return rows(alternate(runs, options))
+    return rows(alternate(runs, options), options)
 
 
 def sections(options: Options) -> dict[str, Callable[[], str]]:
