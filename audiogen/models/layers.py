@@ -153,10 +153,10 @@ def gone(weight: Tensor) -> nn.Parameter:
 
 
 def pack(network: nn.Module) -> None:
-    """Pack every layer of a network that lies on the CPU and will only infer, where the library is there for its format."""
+    """Pack, once, every layer of a network that lies on the CPU and will only infer, where the library has its format."""
     kinds = (torch.float32, torch.bfloat16) if torch.cpu._is_avx512_bf16_supported() else (torch.float32,)
     if not torch.backends.mkldnn.is_available() or next(network.parameters()).dtype not in kinds:
         return
     for module in network.modules():
-        if isinstance(module, Linear | GEGLU | Conv1d | Conv2d) and (module.packed is None or module.packed is False):
+        if isinstance(module, Linear | GEGLU | Conv1d | Conv2d):
             module.pack()
