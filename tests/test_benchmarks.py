@@ -39,7 +39,7 @@ def test_rows_take_turns_and_tell_differences() -> None:
 
     timed = alternate({"a": lambda: run("a", 1.0), "b": lambda: run("b", 1.5)}, Options(repeats=2))
     assert order == ["a", "b"] * 3                               # the first round warms up
-    first, second = rows(timed)
+    first, second = rows(timed, Options())
     assert (first.ratio, first.error) == (1.0, None)
     assert second.error == pytest.approx(0.5)
     assert relative(torch.ones(3), torch.ones(3)) == 0

@@ -132,7 +132,8 @@ def test_reach_is_no_longer_than_it_has_to_be() -> None:
         other = mel.clone()
         other[:, :, 2 * n] += 3
         with torch.no_grad():
-            heard = (vocoder(mel) - vocoder(other)).abs()[0].nonzero().flatten() / 160    # type: ignore[operator]
+            change = (vocoder(mel) - vocoder(other)).abs()[0]    # type: ignore[operator]
+        heard = (change > 1e-5 * change.max()).nonzero().flatten() / 160               # more than rounding
         assert heard.min() >= n
         assert heard.max() <= 3 * n + 1
         assert heard.max() - heard.min() > n / 3
