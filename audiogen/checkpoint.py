@@ -1,6 +1,6 @@
 """Checkpoints on disk: reading weights strictly and safely, loading a model, saving one.
 
-This project's folder: config.json (ModelConfig), unet / autoencoder / vocoder.safetensors, text/ (encoder and tokenizer).
+This project's folder: config.json (ModelConfig), unet / autoencoder / vocoder / clap.safetensors, text/ (encoder and tokenizer).
 Weights may be stored in 8 bits: an int8 tensor NAME with a float scale per row in NAME.scale.
 """
 
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from audiogen import compat
-from audiogen.config import AutoencoderConfig, MelConfig, ModelConfig, VocoderConfig, from_dict, read_json, to_json
+from audiogen.config import AutoencoderConfig, ClapConfig, MelConfig, ModelConfig, VocoderConfig, from_dict, read_json, to_json
 from audiogen.errors import CheckpointError
 from audiogen.files import INDEX, WEIGHTS
 from audiogen.models.autoencoder import Autoencoder
+from audiogen.models.clap import Clap
 from audiogen.models.compact import CompactAutoencoder
 from audiogen.models.hifigan import HifiGan
 from audiogen.models.layers import pack
@@ -84,7 +85,7 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
 
     readers: dict[str, Callable[[], Any]] = {
         "text": partial(load_text_encoder, text_folder, config.text, partial(read_folder, dtype=dtype), device, dtype)}
-    for name in parts:
+    for name in ("unet", "autoencoder", "vocoder"):
         readers[name] = partial(part, name, torch.float32 if name == "vocoder" else dtype)
     return Model(config, readers, folder.name, folder)
 
@@ -99,10 +100,11 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def locate(folder: Path) -> dict[str, Path]:
-    """Where the weights of each network lie: a file, or a published folder."""
+    """Where the weights of each network lie: a file, or a published folder; that of a CLAP only where there is one."""
     if compat.is_published(folder):
         return {"unet": folder / "unet", "autoencoder": folder / "vae", "vocoder": folder / "vocoder"}
-    return {part: folder / f"{part}.safetensors" for part in ("unet", "autoencoder", "vocoder")}
+    own = {part: folder / f"{part}.safetensors" for part in ("unet", "autoencoder", "vocoder", "clap")}
+    return {part: path for part, path in own.items() if part != "clap" or path.exists()}
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder | CompactAutoencoder:
@@ -115,12 +117,18 @@ def build_vocoder(config: VocoderConfig, mel: MelConfig) -> HifiGan | Vocos:
     return HifiGan(config) if config.kind == "hifigan" else Vocos(config, mel)
 
 
+def build_clap(config: ModelConfig, shape: ClapConfig) -> Clap:
+    """A CLAP beside the model's text encoder, its weights drawn at random; a sentence encoder's film is projected."""
+    return Clap(shape, config.mel.bins, config.unet.film_dim if config.text.kind == "sentence" else None)
+
+
 def load_part(part: str, config: ModelConfig, where: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The network `part` ("unet", "autoencoder" or "vocoder") with the weights at `where`, in evaluation mode."""
+    """The network `part` ("unet", "autoencoder", "vocoder" or "clap") with the weights at `where`, in evaluation mode."""
     builders: dict[str, Callable[[], nn.Module]] = {
         "unet": lambda: UNet(config.unet),
         "autoencoder": lambda: build_autoencoder(config.autoencoder),
-        "vocoder": lambda: build_vocoder(config.vocoder, config.mel)}
+        "vocoder": lambda: build_vocoder(config.vocoder, config.mel),
+        "clap": lambda: build_clap(config, config.clap or ClapConfig())}
     state = read_folder(where, dtype) if where.is_dir() else read_weights(where, dtype)
     if part == "autoencoder":
         state = compat.rename_autoencoder(state)

@@ -107,6 +107,16 @@ class VocoderConfig:
 
 
 @dataclass(frozen=True)
+class ClapConfig:
+    """What `audiogen train` adds to a model so that it can hear how well a sound fits a sentence."""
+
+    channels: tuple[int, ...] = (64, 128, 256)                   # of the audio tower, at 1/4, 1/8, ... of the mel
+    layers: int = 2                                              # ResBlocks a level
+    embedding: int = 256                                         # width of the space that sounds and sentences meet in
+    seconds: float = 2.56                                        # of sound that are heard at once
+
+
+@dataclass(frozen=True)
 class TextConfig:
     """Which published recipe turns prompts into a Conditioning; audiogen.text knows each of them.
 
@@ -146,6 +156,7 @@ class ModelConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    clap: ClapConfig | None = None                               # None: the model has no CLAP of its own
     defaults: DefaultsConfig = field(default_factory=DefaultsConfig)
 
 

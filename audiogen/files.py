@@ -53,7 +53,9 @@ def is_whole(folder: Path) -> bool:
         parts = {k for k, v in _json(folder / "model_index.json").items() if isinstance(v, list) and None not in v}
         parts = {p for p in parts if WEIGHED.fullmatch(p)} | {"unet", "vae", "vocoder"}
     else:
-        return all((folder / name).exists() for name in ("config.json", *OWN)) and _has_weights(folder / "text")
+        told = _json(folder / "config.json") if (folder / "config.json").exists() else {}
+        own = (*OWN, "clap.safetensors") if told.get("clap") else OWN
+        return bool(told) and all((folder / name).exists() for name in own) and _has_weights(folder / "text")
     return all(_has_weights(folder / p) for p in parts)          # the small files are fetched before any weights
 
 

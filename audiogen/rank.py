@@ -86,15 +86,16 @@ class ByClasses:
 def load_ranker(name: str | None, pipeline: "Pipeline") -> Ranker:
     """The ranker of this name (an embedder's: yamnet, clap:NAME), or the model's own: its CLAP, if it is whole.
 
-    Models whose prompts are sentences are judged by a tagger of sounds. Raises SettingsError for a model without either.
+    Without one, models whose prompts are sentences are judged by a tagger of sounds. Raises SettingsError for a model that has
+    neither.
     """
     model = pipeline.model
     sentence = model.text if isinstance(model.text, Sentence) else None
     if name is None:
-        if sentence is not None:
-            name = "yamnet"
-        elif whole_clap(model.folder):
+        if whole_clap(model.folder):
             name = f"clap:{model.folder}"
+        elif sentence is not None:
+            name = "yamnet"
         else:
             raise SettingsError(f"The model '{model.name}' has no whole CLAP to choose by; name one: --ranker clap:NAME.")
     embedder = load_embedder(name, pipeline.device)

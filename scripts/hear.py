@@ -2,6 +2,7 @@
 
     python scripts/hear.py SOUNDS                    the files LABEL__SEED.wav of a folder
     python scripts/hear.py SOUNDS --model NAME       ... which a model makes first, some takes a prompt
+    python scripts/hear.py SOUNDS --ranker clap:DIR  ... of each label only the take that a CLAP finds best
     python scripts/hear.py --recordings CORPUS       recordings of a corpus with metadata.csv: the ceiling
 
 A sound counts where YAMNet has an accepted class among its first three (mean of its windows' probabilities). The list of
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audiogen import audio
 from audiogen.evaluate.clips import read
-from audiogen.evaluate.embed import Embedder, Embedding, load_embedder
+from audiogen.evaluate.embed import Embedder, Embedding, TextEmbedder, load_embedder
+from audiogen.rank import ByEmbedding
 
 PROMPTS = Path(__file__).with_name("hear_prompts.csv")
 FIRST = 3
@@ -79,6 +82,20 @@ def generated(folder: Path, prompts: list[Prompt]) -> list[tuple[str, Path]]:
     return [(label, f) for f in files if (label := f.stem.rpartition("__")[0]) in known]
 
 
+def chosen(sounds: Iterable[tuple[str, Path]], prompts: list[Prompt], clap: TextEmbedder,
+           best: bool = True) -> list[tuple[str, Path]]:
+    """Of each label's sounds the one that fits its prompt best, or worst, as a CLAP hears them."""
+    ranker, text = ByEmbedding(clap), {p.label: p.text for p in prompts}
+
+    def score(path: Path, label: str) -> float:
+        return ranker.score(text[label], torch.from_numpy(read(path, clap.rate)[0]), clap.rate)
+
+    takes: dict[str, dict[Path, float]] = {}
+    for label, path in sounds:
+        takes.setdefault(label, {})[path] = score(path, label) * (1 if best else -1)
+    return [(label, max(scores, key=lambda path: scores[path])) for label, scores in takes.items()]
+
+
 def make(folder: Path, prompts: list[Prompt], model: str, takes: int, **changes: float | int | None) -> None:
     """LABEL__SEED.wav for every prompt and the seeds 0, 1, ...; `changes` of None are the model's own."""
     from audiogen import hub
@@ -118,6 +135,8 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, metavar="CORPUS", help="score recordings instead")
     parser.add_argument("--each", type=int, default=4, help="recordings a label")
     parser.add_argument("--seed", type=int, default=0, help="which recordings are drawn")
+    parser.add_argument("--ranker", metavar="clap:DIR", help="judge only the take of each label that this CLAP finds best")
+    parser.add_argument("--worst", action="store_true", help="... or worst")
     parser.add_argument("--prompts", type=Path, default=PROMPTS)
     parser.add_argument("--list", action="store_true", help="print what was heard in each file")
     parser.add_argument("--json", action="store_true")
@@ -131,6 +150,11 @@ def main() -> None:
         make(args.sounds, prompts, args.model, args.takes, guidance=args.guidance, steps=args.steps, duration=args.duration)
     sounds = generated(args.sounds, prompts) if args.sounds else \
         recordings(args.recordings, prompts, args.each, args.seed)
+    if args.ranker:
+        clap = load_embedder(args.ranker)
+        if not isinstance(clap, TextEmbedder):
+            parser.error(f"{args.ranker} knows no sentences; name a CLAP, clap:DIR")
+        sounds = chosen(sounds, prompts, clap, not args.worst)
     verdict = judge(sounds, prompts)
     if args.json:
         print(json.dumps({"right": verdict.right, "chance": verdict.chance, "n": len(verdict.heard),

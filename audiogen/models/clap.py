@@ -1,6 +1,6 @@
-"""CLAP's audio tower, for contrastive training with a text tower (Elizalde et al. 2022; Wu et al. 2023).
+"""CLAP: sounds and sentences in one space (Elizalde et al. 2022; Wu et al. 2023), beside a model's text encoder.
 
-Shapes: B items, T mel frames, M bins, W width, D of the space that sounds and texts meet in.
+Shapes: B items, T mel frames, M bins, C channels, D of the space that sounds and texts meet in.
 """
 
 import math
@@ -9,33 +9,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PATCH = 8                                                        # mel frames and bins
+from audiogen.config import ClapConfig
+from audiogen.models.compact import ResBlock
+from audiogen.models.layers import Conv2d, GroupNorm
+
+GROUPS = 16                                                      # of the norms: channels are multiples of it
+STRIDE = 4                                                       # mel frames and bins of the first level
 
 
 class AudioTower(nn.Module):
-    """Scaled log-mel images to embeddings: patches of 8 x 8, a transformer over time, and attention to what matters."""
+    """Scaled log-mel images to embeddings: convolutions at 1/4, 1/8, ... of the mel, then attention to the frames that matter."""
 
-    def __init__(self, bins: int, width: int, layers: int, heads: int, embedding: int) -> None:
+    def __init__(self, config: ClapConfig, bins: int) -> None:
         super().__init__()
-        self.patch = nn.Conv2d(1, width // 4, PATCH, stride=PATCH)
-        self.join = nn.Linear(width // 4 * (bins // PATCH), width)
-        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.norm, self.weight, self.out = nn.LayerNorm(width), nn.Linear(width, 1), nn.Linear(width, embedding)
-        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))                    # log of the contrast's inverse temperature
+        layers: list[nn.Module] = [Conv2d(1, config.channels[0], STRIDE, stride=STRIDE)]
+        for i, c in enumerate(config.channels):
+            if i:
+                layers.append(Conv2d(config.channels[i - 1], c, 4, stride=2, padding=1))
+            layers += [ResBlock(c, GROUPS) for _ in range(config.layers)]
+        last = config.channels[-1]
+        self.body = nn.Sequential(*layers, GroupNorm(GROUPS, last), nn.SiLU())
+        rows = bins // STRIDE // 2 ** (len(config.channels) - 1)
+        self.join = nn.Linear(last * rows, 2 * config.embedding)
+        self.weight, self.out = nn.Linear(2 * config.embedding, 1), nn.Linear(2 * config.embedding, config.embedding)
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, 1, T, M) -> embeddings of length 1 (B, D)"""
-        x = F.gelu(self.patch(image))                            # (B, W / 4, T / 8, M / 8)
-        x = self.join(x.permute(0, 2, 1, 3).flatten(2))          # (B, T / 8, W)
-        x = self.norm(self.layers(x + positions(x)))
-        x = (self.weight(x).softmax(dim=1) * x).sum(dim=1)       # (B, W)
+        x = self.body(image)                                     # (B, C, t, m)
+        x = F.gelu(self.join(x.transpose(1, 2).flatten(2)))      # (B, t, 2 D)
+        x = (self.weight(x).softmax(dim=1) * x).sum(dim=1)
         return F.normalize(self.out(x).float(), dim=-1)
 
 
-def positions(x: Tensor) -> Tensor:
-    """Sines and cosines of the place in time (Vaswani et al. 2017). x (B, L, W) -> (L, W)"""
-    n, width = x.shape[1], x.shape[2]
-    at = torch.arange(n, device=x.device)[:, None]
-    rate = torch.exp(torch.arange(0, width, 2, device=x.device) * (-math.log(10_000) / width))
-    return torch.stack([(at * rate).sin(), (at * rate).cos()], dim=-1).flatten(1)[:, :width].to(x.dtype)
+class Clap(nn.Module):
+    """The audio tower, and what brings the text encoder's embeddings into its space: a projection, if a `width` is given."""
+
+    def __init__(self, config: ClapConfig, bins: int, width: int | None) -> None:
+        super().__init__()
+        self.audio = AudioTower(config, bins)
+        self.text = nn.Identity() if width is None else nn.Linear(width, config.embedding)
+        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))                    # log of the contrast's inverse temperature
+
+    def forward(self, image: Tensor, film: Tensor) -> tuple[Tensor, Tensor]:
+        """image (B, 1, T, M), the text encoder's film (B, W) -> embeddings of length 1 (B, D) of the sounds and of the texts"""
+        return self.audio(image), F.normalize(self.text(film).float(), dim=-1)

@@ -1,64 +1,76 @@
 """CLAP: sounds and their captions meet in one space. Its text tower conditions the U-Net; both towers score and rank."""
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from hashlib import blake2b
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiogen.config import ModelConfig
+from audiogen.config import ClapConfig, ModelConfig
 from audiogen.distributed import gather, world
-from audiogen.models.clap import AudioTower
+from audiogen.models.clap import Clap
 from audiogen.train.config import ClapStageConfig
 from audiogen.train.examples import Examples
 from audiogen.train.losses import contrastive_loss
-from audiogen.train.stage import Losses, Machine, Stage
+from audiogen.train.stage import Losses, Machine, Stage, Weights
 
 HOTTEST = 100.0                                                  # of the contrast's scale (Radford et al. 2021)
+TOWER = "text/text_encoder/model"                                # weights of the text tower
 
 
 class ClapStage(Stage):
-    """Contrastive training of an audio and a text tower (Radford et al. 2021; Wu et al. 2023)."""
+    """Contrastive training of an audio tower with a text tower, or with a frozen encoder's captions (Wu et al. 2023).
+
+    `embed` makes film (B, W) of captions, by `tower` if that is trained too.
+    """
 
     name = "clap"
 
-    def __init__(self, model: ModelConfig, config: ClapStageConfig, machine: Machine, tower: nn.Module, tokenizer: Any) -> None:
-        audio = AudioTower(model.mel.bins, config.width, config.layers, config.heads, config.embedding)
-        super().__init__(model, config, machine, {"audio": audio, "text": tower})
-        self.tokenizer = tokenizer
-
-    def embed(self, captions: list[str], tower: nn.Module) -> Tensor:
-        """Captions -> embeddings of length 1 (B, D)"""
-        batch = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(self.machine.device)
-        out = tower(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).text_embeds
-        return F.normalize(out.float(), dim=-1)
+    def __init__(self, model: ModelConfig, config: ClapStageConfig, machine: Machine, clap: Clap,
+                 embed: Callable[[list[str]], Tensor], tower: nn.Module | None = None) -> None:
+        super().__init__(model, config, machine, {"clap": clap} | ({} if tower is None else {"text": tower}))
+        self.embed = embed
 
     def losses(self, examples: Examples) -> Losses:
-        image = self.image(examples.wave)[:, :1]
-        net = self.modules["audio"]
+        net = self.modules["clap"]
         with self.machine.autocast():
-            audio, text = net(image), self.embed(examples.captions, self.modules["text"])
+            audio, text = net(self.image(examples.wave)[:, :1], self.embed(examples.captions))
         scale = net.scale.exp().clamp(max=HOTTEST)               # type: ignore[operator, union-attr]
         # negatives of every process: each sees the whole loss, and the gradients of its own part, which are then averaged
         scale = torch.lerp(scale.detach(), scale, 1 / world())
         audio, text = gather(audio), gather(text)
-        loss = contrastive_loss(audio, text, scale, equal(text.detach()))
+        same = self.equal(examples.captions) | self.equal(examples.labels or examples.captions)
+        loss = contrastive_loss(audio, text, scale, same | torch.eye(len(same), dtype=torch.bool, device=same.device))
         self.backward(loss * world())
         return {"loss": loss}
+
+    def equal(self, texts: list[str]) -> Tensor:
+        """Which of all processes' texts are the same; an empty one is like no other. (B, B) bool"""
+        marks = [int.from_bytes(blake2b(t.encode(), digest_size=7).digest()) if t else 0 for t in texts]
+        own = gather(torch.tensor(marks, device=self.machine.device))
+        return (own[:, None] == own) & (own != 0)
 
     @torch.no_grad()
     def evaluate(self, examples: Examples) -> dict[str, float]:
         """How often a sound's own caption is the nearest."""
-        with self.averaged("audio") as net, self.averaged("text") as tower:
-            scores = net(self.image(examples.wave)[:, :1]) @ self.embed(examples.captions, tower).T
-        best = [examples.captions[int(i)] for i in scores.argmax(dim=1)]
+        with ExitStack() as stack:
+            for name in self.modules:
+                stack.enter_context(self.averaged(name))
+            audio, text = self.modules["clap"](self.image(examples.wave)[:, :1], self.embed(examples.captions))
+        best = [examples.captions[int(i)] for i in (audio @ text.T).argmax(dim=1)]
         right = sum(a == b for a, b in zip(best, examples.captions, strict=True))
         return {"right": right / len(best)}
 
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        return {"clap": self.average["audio"], "text/text_encoder/model": self.average["text"]}
+    def weights(self) -> Weights:
+        return super().weights() | ({TOWER: self.average["text"]} if "text" in self.modules else {})
+
+    def describe(self, config: ModelConfig) -> ModelConfig:
+        return replace(config, clap=shape(self.model, self.settings))          # type: ignore[arg-type]
 
 
-def equal(text: Tensor) -> Tensor:
-    """Which embeddings (B, D) are of the same caption. (B, B) bool"""
-    return text @ text.T > 1 - 1e-5
+def shape(model: ModelConfig, config: ClapStageConfig) -> ClapConfig:
+    """Of a model's own CLAP if it has one, else of a new one; it will hear as much at once as it learns from."""
+    known = model.clap or ClapConfig(config.channels, config.blocks, config.embedding)
+    return replace(known, seconds=config.seconds)

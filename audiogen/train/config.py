@@ -83,10 +83,12 @@ class VocoderStageConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ClapStageConfig(StageConfig):
-    width: int = 128                              # of both towers
+    embedding: int = 128                          # of the space that sounds and captions meet in
+    channels: tuple[int, ...] = (32, 64, 128)     # of the audio tower, per level
+    blocks: int = 1                               # ... and its ResBlocks a level
+    width: int = 128                              # of the text tower, where no sentence encoder is in its place
     layers: int = 2
     heads: int = 4
-    embedding: int = 128                          # of the space that both meet in
     vocabulary: int = 4000                        # tokens, learnt from the captions
 
 
@@ -105,7 +107,7 @@ class TrainConfig:
 
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    text: str = "clap"                            # trained here, or the folder (or package) of a sentence encoder
+    text: str = "clap"                            # a tower trained here, or the folder (or package) of a sentence encoder
     save_every: int = 200                         # steps
     save_minutes: float = 4.0                     # ... or so long after the last save
     log_every: int = 20                           # steps
@@ -123,10 +125,6 @@ class TrainConfig:
     def stage(self, name: str) -> StageConfig:
         """The settings of a stage."""
         return getattr(self, name)
-
-    def stages(self) -> tuple[str, ...]:
-        """All that this run's model needs, in order."""
-        return STAGES if self.text == "clap" else tuple(s for s in STAGES if s != "clap")
 
 
 MEL = MelConfig(mean=-5.5, std=3.0)
@@ -156,7 +154,7 @@ def tiny() -> TrainConfig:
         autoencoder=AutoencoderStageConfig(steps=100, batch=4, lr=1e-3, warmup=10, ema=0.99),
         vocoder=VocoderStageConfig(steps=100, batch=4, seconds=0.64, lr=1e-3, warmup=10, ema=0.99, adversarial=0.2,
                                    adversarial_from=50, periods=(2, 3), resolutions=(512,), discriminator=4),
-        clap=ClapStageConfig(steps=50, batch=8, lr=1e-3, warmup=10, ema=0.99, width=64, embedding=64),
+        clap=ClapStageConfig(steps=50, batch=8, lr=1e-3, warmup=10, ema=0.99, embedding=64, channels=(16, 32, 64), width=64),
         diffusion=DiffusionStageConfig(steps=150, batch=8, lr=1e-3, warmup=10, betas=(0.9, 0.99), clip=1.0, ema=0.99))
 
 
@@ -170,7 +168,7 @@ def small() -> TrainConfig:
         autoencoder=AutoencoderStageConfig(steps=4000, batch=12, lr=7e-4, warmup=100, ema=0.998),
         vocoder=VocoderStageConfig(steps=8000, batch=8, seconds=0.64, lr=5e-4, decay=0.1, adversarial=0.3, adversarial_from=1000,
                                    decoded=0.5),
-        clap=ClapStageConfig(steps=4000, batch=32, seconds=2.56, lr=5e-4, warmup=100, width=256, layers=4, embedding=256),
+        clap=ClapStageConfig(steps=4000, batch=32, seconds=2.56, lr=5e-4, warmup=100, embedding=256, width=256, layers=4),
         diffusion=DiffusionStageConfig(steps=8000, batch=16, seconds=2.56, lr=7e-4, warmup=150, decay=0.4, betas=(0.9, 0.99),
                                        clip=1.0, ema=0.998, long=0.15))
 
@@ -190,6 +188,8 @@ def everyday() -> TrainConfig:
         vocoder=VocoderStageConfig(steps=20_000, batch=64, seconds=0.96, lr=4e-4, warmup=200, ema=0.998, adversarial=0.3,
                                    adversarial_from=600, decoded=0.6, periods=(2, 3, 5, 7, 11),
                                    resolutions=(128, 256, 512, 1024, 2048), discriminator=32),
+        clap=ClapStageConfig(steps=10_000, batch=64, seconds=2.56, lr=1e-3, warmup=50, decay=0.7, betas=(0.9, 0.98), ema=0.998,
+                             embedding=256, channels=(48, 96, 192, 384)),
         diffusion=DiffusionStageConfig(steps=20_000, batch=256, seconds=2.56, lr=8e-4, warmup=500, betas=(0.9, 0.99), clip=1.0,
                                        ema=0.998, long=0.5))
 
@@ -205,8 +205,8 @@ def base() -> TrainConfig:
                                            adversarial_from=50_000, warmup=1000),
         vocoder=VocoderStageConfig(steps=500_000, batch=16, seconds=0.64, lr=2e-4, mel=15.0, energy=0.0, adversarial=1.0,
                                    features=2.0, decoded=0.2, periods=(2, 3, 5, 7, 11), discriminator=32, warmup=1000, decay=1.0),
-        clap=ClapStageConfig(steps=50_000, batch=256, seconds=5.12, lr=3e-4, width=512, layers=8, heads=8, embedding=512,
-                             vocabulary=20_000, warmup=1000, betas=(0.9, 0.98)),
+        clap=ClapStageConfig(steps=50_000, batch=256, seconds=5.12, lr=3e-4, embedding=512, channels=(96, 192, 384), blocks=3,
+                             width=512, layers=8, heads=8, vocabulary=20_000, warmup=1000, betas=(0.9, 0.98)),
         diffusion=DiffusionStageConfig(steps=400_000, batch=64, seconds=10.24, lr=1e-4, warmup=10_000, betas=(0.9, 0.999),
                                        clip=1.0, ema=0.9999, min_snr=5.0))
 

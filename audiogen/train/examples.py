@@ -30,6 +30,7 @@ class Examples:
     wave: Tensor                                                 # (B, S) float32 in [-1, 1]
     captions: list[str]
     seeds: list[int]                                             # of each item's own noise
+    labels: list[str] | None = None                              # what sounds in each item; "" where nobody said
     latents: Tensor | None = None                                # (B, C, h, w), where they were kept instead of the waves
 
     def normal(self, *shape: int, salt: int = 0, device: str = "cpu") -> Tensor:
@@ -103,36 +104,39 @@ class Drawer:
     def batch(self, step: int, items: range, seconds: float) -> Examples:
         """Examples number `items` of step `step`, each `seconds` long."""
         n = round(seconds * self.dataset.rate)
-        waves, captions, seeds = [], [], []
+        waves, captions, labels, seeds = [], [], [], []
         for i in items:
             rng = random.Random(f"{self.seed}:{step}:{i}")
-            wave, caption = self.example(n, rng)
+            wave, caption, label = self.example(n, rng)
             waves.append(torch.from_numpy(wave))
             captions.append(caption)
+            labels.append(label)
             seeds.append(rng.getrandbits(62))
-        return Examples(torch.stack(waves), captions, seeds)
+        return Examples(torch.stack(waves), captions, seeds, labels)
 
-    def example(self, n: int, rng: random.Random) -> tuple[Array, str]:
-        """A sound of n samples and its caption: of one clip, or of two at once or in turn."""
+    def example(self, n: int, rng: random.Random) -> tuple[Array, str, str]:
+        """A sound of n samples, its caption and its label: of one clip, or of two at once or in turn."""
         c, dice = self.config, rng.random()
         clip = self.pick(rng)
-        caption = self.caption(clip, rng)
+        caption, label = self.caption(clip, rng), clip.label
         if dice < c.mix:
             other = self.pick(rng)
             wave = self.arrange(clip, n, rng) + rng.uniform(0.6, 1) * self.arrange(other, n, rng)
             caption = f"{caption} {rng.choice(('and', 'and', 'with', 'while'))} {self.caption(other, rng)}"
+            label = f"{label} and {other.label}" if label and other.label else ""
         elif dice < c.mix + c.join:
             other, k = self.pick(rng), int(n * rng.uniform(0.35, 0.65))
             parts = (self.arrange(clip, k, rng), self.arrange(other, n - k, rng))
             wave = np.concatenate([faded(p, 5 * FADE * self.dataset.rate) for p in parts])
             caption = f"{caption}{rng.choice((' followed by ', ', then ', ' and then '))}{self.caption(other, rng)}"
+            label = f"{label} then {other.label}" if label and other.label else ""
         else:
             wave = self.arrange(clip, n, rng)
             if rng.random() < self.framed:
                 caption = rng.choice(self.frames).replace(CAPTION, caption)
         room = np.random.default_rng(rng.getrandbits(32)).standard_normal(n, dtype=np.float32)
         wave = wave + room * math.exp(rng.uniform(math.log(c.room[0]), math.log(c.room[1])))
-        return (wave * (rng.uniform(*c.level) / max(1e-3, float(np.abs(wave).max())))).astype(np.float32), caption
+        return (wave * (rng.uniform(*c.level) / max(1e-3, float(np.abs(wave).max())))).astype(np.float32), caption, label
 
     def pick(self, rng: random.Random) -> Clip:
         at = int(np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right"))

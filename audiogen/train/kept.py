@@ -27,7 +27,7 @@ class KeptDrawer:
         at = [(step * self.each + i) % len(self.captions) for i in items]
         seeds = [int.from_bytes(hashlib.blake2b(f"{self.seed}:{step}:{i}".encode(), digest_size=7).digest()) for i in items]
         z = torch.from_numpy(self.latents[at].astype(np.float32))
-        return Examples(torch.zeros(len(at), 0), [self.captions[i] for i in at], seeds, z)
+        return Examples(torch.zeros(len(at), 0), [self.captions[i] for i in at], seeds, latents=z)
 
 
 def keep(stage: DiffusionStage, drawer: Drawer, folder: Path, watch: Watch, processes: int = 0) -> KeptDrawer:

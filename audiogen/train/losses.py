@@ -73,14 +73,12 @@ def feature_loss(real: list[Judged], fake: list[Judged]) -> Tensor:
 
 
 def contrastive_loss(audio: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Each sound to its text and back (Radford et al. 2021); pairs with equal text (`same`, (B, B) bool) are no negatives.
+    """Each sound to its texts and back (Radford et al. 2021): those that fit (`same`, (B, B) bool, symmetric) are equally right.
 
     audio (B, D) and text (B, D) of length 1, scale () -> ()
     """
     scores = scale * audio @ text.T                              # (B, B)
-    other = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
-    scores = scores.masked_fill(other, -torch.inf)
-    target = torch.arange(len(scores), device=scores.device)
+    target = same / same.sum(dim=1, keepdim=True)
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from audiogen import compat
 from audiogen.checkpoint import (
     build_autoencoder,
+    build_clap,
     build_vocoder,
     load_part,
     load_weights,
@@ -32,7 +33,8 @@ from audiogen.text import TextEncoder, load_text_encoder
 from audiogen.train import state as states
 from audiogen.train.ahead import Draws, workers
 from audiogen.train.autoencoder import AutoencoderStage
-from audiogen.train.clap import ClapStage
+from audiogen.train.captions import Captions
+from audiogen.train.clap import TOWER, ClapStage, shape
 from audiogen.train.config import TrainConfig, to_toml
 from audiogen.train.data import Report, Watch, prepare, split
 from audiogen.train.diffusion import DiffusionStage
@@ -45,7 +47,6 @@ from audiogen.train.vocoder import VocoderStage
 
 FREE = {"save_every", "save_minutes", "log_every", "validate_every", "sample_every", "workers", "prompts", "steps", "minutes",
         "model"}
-TOWER = "text/text_encoder/model"                                # weights of the text tower
 
 
 def ignore(done: int, total: int) -> None:
@@ -109,9 +110,7 @@ def build(name: str, run: Path, config: TrainConfig, machine: Machine, fresh: bo
     model = read_model_config(run)
     torch.manual_seed(config.seed)                               # of what is drawn anew: judges and CLAP's towers
     if name == "clap":
-        tower, tokenizer = read_tower(run / "text")
-        load_weights(tower, read_weights(run / f"{TOWER}.safetensors"), str(run / "text"))
-        return ClapStage(model, config.clap, machine, tower, tokenizer)
+        return _clap_stage(run, model, config, machine)
     autoencoder = trainable(load_part("autoencoder", model, run / "autoencoder.safetensors"))
     if name == "autoencoder":
         return AutoencoderStage(model, config.autoencoder, machine, autoencoder)
@@ -119,6 +118,38 @@ def build(name: str, run: Path, config: TrainConfig, machine: Machine, fresh: bo
         vocoder = trainable(load_part("vocoder", model, run / "vocoder.safetensors"))
         return VocoderStage(model, config.vocoder, machine, vocoder, autoencoder)
     unet = trainable(load_part("unet", model, run / "unet.safetensors"))
+    return DiffusionStage(model, config.diffusion, machine, unet, autoencoder, _captions(run, model, machine), fresh)
+
+
+def _clap_stage(run: Path, model: ModelConfig, config: TrainConfig, machine: Machine) -> ClapStage:
+    """The run's CLAP, or a new one: over its sentence encoder, or with its text tower, which is trained too."""
+    if model.text.kind not in ("clap", "sentence"):
+        raise ConfigError(f"{run}: no CLAP can be trained beside a text encoder '{model.text.kind}'; leave out --stage clap.")
+    clap = build_clap(model, shape(model, config.clap))
+    if model.clap is not None:
+        load_weights(clap, read_weights(run / "clap.safetensors"), str(run / "clap.safetensors"))
+    if model.text.kind == "sentence":
+        encode = _captions(run, model, machine)
+        known = Captions(lambda captions: [Conditioning((), (), c.film) for c in encode(captions)], machine.device)
+
+        def film(captions: list[str]) -> Tensor:
+            means = known(captions).film
+            assert means is not None
+            return means
+
+        return ClapStage(model, config.clap, machine, clap, film)
+    tower, tokenizer = read_tower(run / "text")
+    load_weights(tower, read_weights(run / f"{TOWER}.safetensors"), str(run / "text"))
+
+    def embed(captions: list[str]) -> Tensor:
+        tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(machine.device)
+        return tower(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).text_embeds
+
+    return ClapStage(model, config.clap, machine, clap, embed, tower)
+
+
+def _captions(run: Path, model: ModelConfig, machine: Machine) -> Callable[[list[str]], list[Conditioning]]:
+    """Captions, each encoded alone by the run's text encoder."""
     encoder = load_text_encoder(run / "text", model.text, read_folder, machine.device, torch.float32)
 
     def encode(captions: list[str]) -> list[Conditioning]:
@@ -126,7 +157,7 @@ def build(name: str, run: Path, config: TrainConfig, machine: Machine, fresh: bo
             return encoder.together(captions)
         return [encoder.encode(c, None, False)[0] if c else nothing(encoder) for c in captions]
 
-    return DiffusionStage(model, config.diffusion, machine, unet, autoencoder, encode, fresh)
+    return encode
 
 
 def nothing(encoder: TextEncoder) -> Conditioning:
@@ -198,6 +229,8 @@ def _lay_out(session: Session, config: TrainConfig, model: ModelConfig, captions
         if not (run / f"{part}.safetensors").exists():
             module = load_part(part, model, where[part]) if part in where else make()
             save_weights(run / f"{part}.safetensors", module.state_dict())
+    if "clap" in where and not (run / "clap.safetensors").exists():
+        save_weights(run / "clap.safetensors", read_weights(where["clap"]))
     if not (run / "config.json").exists():
         save_config(run, model)
 

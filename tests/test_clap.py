@@ -1,0 +1,172 @@
+"""A model's own CLAP: its loss, its training over a sentence encoder, and what comes of it."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from clips import NAMES, RATE, folder, sound
+from conftest import normal
+from test_train import SMALL, assert_same
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+from audiogen import rank
+from audiogen.checkpoint import load_model, read_model_config, save_weights
+from audiogen.errors import CheckpointError
+from audiogen.evaluate.embed import RunClap, load_embedder
+from audiogen.files import is_whole
+from audiogen.pipeline import Pipeline
+from audiogen.train import state
+from audiogen.train.config import TrainConfig, read_config
+from audiogen.train.losses import contrastive_loss
+from audiogen.train.session import Session, run
+from audiogen.train.stage import Stage
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "tone", "noise", "clicks", "plucked", "somewhere"]
+STEPS = 60
+
+
+def unit(seed: int) -> torch.Tensor:
+    return F.normalize(normal(6, 16, seed=seed), dim=1)
+
+
+def test_the_loss_of_different_captions_is_that_of_clip() -> None:
+    audio, text, scale = unit(1), unit(2), torch.tensor(7.0)
+    scores = 7 * audio @ text.T
+    own = -(scores.log_softmax(dim=1).diag() + scores.log_softmax(dim=0).diag()).mean() / 2
+    torch.testing.assert_close(contrastive_loss(audio, text, scale, torch.eye(6) > 0), own)
+
+
+def test_what_fits_is_not_pushed_away() -> None:
+    """Two items of each of three labels: the least loss has one place for both of a label, log 2; else one for each item."""
+    pairs = torch.arange(6) // 2
+    same, one, each = pairs[:, None] == pairs, torch.eye(16)[pairs], torch.eye(16)[:6]
+    scale = torch.tensor(40.0)
+    assert float(contrastive_loss(one, one, scale, same)) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(contrastive_loss(each, each, scale, same)) > 10
+    assert float(contrastive_loss(one, one, scale, torch.eye(6) > 0)) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(contrastive_loss(each, each, scale, torch.eye(6) > 0)) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence encoder with random weights."""
+    torch.manual_seed(0)
+    home = tmp_path_factory.mktemp("encoder")
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    tokenizer.save(str(home / "tokenizer.json"))
+    config = BertConfig(vocab_size=len(WORDS), hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=40,
+                        max_position_embeddings=16)
+    (home / "config.json").write_text(json.dumps(config.to_dict()))
+    save_weights(home / "model.safetensors", BertModel(config, add_pooling_layer=False).state_dict())
+    return home
+
+
+def settings(encoder: Path, *more: str) -> TrainConfig:
+    changes = [*SMALL, f"text={encoder}", "model.text.kind=sentence", 'model.text.parts=["."]', 'model.text.tokenizers=["."]',
+               "model.unet.transformers=[0]", "model.unet.context_dims=[24]", "model.unet.film_dim=24", "data.mix=0",
+               f"clap.steps={STEPS}", "clap.batch=8", "clap.lr=3e-3", "clap.ema=0.9", "save_every=25", "validate_every=30", *more]
+    return read_config("tiny", None, changes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(tmp_path_factory.mktemp("data") / "clips", 24)
+
+
+@pytest.fixture(scope="module")
+def trained(encoder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    run(Session(data, out, ("clap",)), settings(encoder))
+    return out
+
+
+def right(clap: RunClap) -> float:
+    """Share of new sounds of which the own name is the nearest of four."""
+    names = clap.embed_text(NAMES)
+    sounds = [(k, sound(k, 0.5 + 0.1 * i, 100 + i)) for k in range(4) for i in range(4)]
+    return float(np.mean([int((names @ clap.embed(wave).clip).argmax()) == k for k, wave in sounds]))
+
+
+def test_it_tells_sounds_apart(trained: Path, encoder: Path, data: Path, tmp_path: Path) -> None:
+    clap = load_embedder(f"clap:{trained}")
+    assert isinstance(clap, RunClap)
+    assert np.allclose(np.linalg.norm(clap.embed_text(NAMES), axis=1), 1)
+    run(Session(data, tmp_path / "run", ("clap",)), settings(encoder, "clap.lr=1e-9"))
+    new = load_embedder(f"clap:{tmp_path / 'run'}")
+    assert isinstance(new, RunClap)
+    assert right(clap) >= 0.75
+    assert right(new) <= 0.5, "untrained"
+
+
+def test_it_is_resumed_to_the_bit(trained: Path, encoder: Path, data: Path, tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    out, update = tmp_path / "run", Stage.update
+
+    def stumble(self: Stage, lr: float, parts: int) -> float:
+        if self.updates == 55:                                   # five steps after the last save
+            raise MemoryError
+        return update(self, lr, parts)
+
+    monkeypatch.setattr(Stage, "update", stumble)
+    with pytest.raises(MemoryError):
+        run(Session(data, out, ("clap",)), settings(encoder))
+    monkeypatch.setattr(Stage, "update", update)
+    run(Session(data, out, ("clap",), resume=True), settings(encoder))
+    ours, theirs = state.load(out, "clap"), state.load(trained, "clap")
+    assert ours is not None
+    assert theirs is not None
+    assert_same(ours["stage"], theirs["stage"])
+    assert ours["stage"]["updates"] == STEPS
+
+
+def test_a_model_with_it_ranks_by_itself(trained: Path, tmp_path: Path) -> None:
+    config = read_model_config(trained)
+    assert config.clap is not None
+    assert (config.clap.channels, config.clap.seconds, config.clap.embedding) == ((16, 32), 0.32, 64)
+    ranker = rank.load_ranker(None, Pipeline(load_model(trained), "cpu", torch.float32))
+    assert ranker.name == "CLAP run"
+    assert isinstance(ranker, rank.ByEmbedding)
+    waves = [torch.from_numpy(sound(k, 0.6, 9)) for k in range(4)]
+    assert rank.best([ranker.score("noise", wave.float(), RATE) for wave in waves]) == 1
+    assert is_whole(trained)
+    part = trained / "clap.safetensors"
+    part.rename(tmp_path / "aside")
+    assert not is_whole(trained)
+    with pytest.raises(CheckpointError, match=r"clap.safetensors is not there"):
+        RunClap(trained)
+    (tmp_path / "aside").rename(part)
+
+
+def test_without_it_a_tagger_ranks(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = shutil.copytree(trained, tmp_path / "bare", ignore=shutil.ignore_patterns("clap.safetensors", "cache", "state"))
+    asked: list[str] = []
+
+    def load(name: str, device: str) -> SimpleNamespace:
+        asked.append(name)
+        return SimpleNamespace(title=name)
+
+    monkeypatch.setattr(rank, "load_embedder", load)
+    ranker = rank.load_ranker(None, Pipeline(load_model(bare), "cpu", torch.float32))
+    assert isinstance(ranker, rank.ByClasses)
+    assert asked == ["yamnet"]
+    rank.load_ranker(None, Pipeline(load_model(trained), "cpu", torch.float32))
+    assert asked == ["yamnet", f"clap:{trained}"]
+
+
+def test_fine_tuning_takes_it_along(trained: Path, encoder: Path, data: Path, tmp_path: Path) -> None:
+    run(Session(data, tmp_path / "run", ("clap",), init=trained), settings(encoder, "clap.steps=1", "clap.lr=1e-9"))
+    tuned, before = load_embedder(f"clap:{tmp_path / 'run'}"), load_embedder(f"clap:{trained}")
+    assert isinstance(tuned, RunClap)
+    assert isinstance(before, RunClap)
+    assert read_model_config(tmp_path / "run").clap == read_model_config(trained).clap
+    np.testing.assert_allclose(tuned.embed_text(NAMES), before.embed_text(NAMES), atol=1e-5)
+    np.testing.assert_allclose(tuned.embed(sound(1, 0.5)).clip, before.embed(sound(1, 0.5)).clip, atol=1e-5)
