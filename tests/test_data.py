@@ -14,7 +14,7 @@ from clips import RATE, folder, sound
 from audiogen.errors import DataError
 from audiogen.train.config import DataConfig
 from audiogen.train.data import inspect, listed, prepare, split
-from audiogen.train.examples import Drawer, read_words
+from audiogen.train.examples import Drawer, normal, read_words
 
 
 def test_metadata_csv(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_an_example_is_a_function_of_its_number(tmp_path: Path) -> None:
     assert whole.wave.shape == (8, int(0.8 * RATE))
     assert np.array_equal(whole.wave[4:], part.wave)
     assert whole.captions[4:] == part.captions
-    assert np.array_equal(whole.normal(3)[4:], part.normal(3))
+    assert np.array_equal(normal(whole.keys(), 3)[4:], normal(part.keys(), 3))
     assert not np.array_equal(whole.wave, drawer.batch(6, range(8), 0.8).wave)
     assert not np.array_equal(whole.wave, Drawer(dataset, dataset.clips, drawer.config, "8:test").batch(5, range(8), 0.8).wave)
 

@@ -86,11 +86,11 @@ def test_resumed_equals_undisturbed_to_the_bit(whole: Path, data: Path, tmp_path
     update = Stage.update
     calls = []
 
-    def stumble(self: Stage, lr: float, parts: int) -> float:
+    def stumble(self: Stage, parts: int) -> torch.Tensor:
         calls.append(self.name)
         if len(calls) == 5:                                      # between two saves: two steps are lost
             raise MemoryError
-        return update(self, lr, parts)
+        return update(self, parts)
 
     monkeypatch.setattr(Stage, "update", stumble)
     with pytest.raises(MemoryError):
@@ -165,9 +165,9 @@ def test_two_processes_equal_one(data: Path, tmp_path: Path, stage: str) -> None
 def test_a_loss_that_is_no_number_keeps_the_last_save(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Stage.step
 
-    def spoilt(self: Stage, parts: object, lr: float) -> dict[str, float]:
+    def spoilt(self: Stage, parts: object, lr: float) -> dict[str, torch.Tensor]:
         told = step(self, parts, lr)                             # type: ignore[arg-type]
-        return told | {"loss": float("nan")} if self.updates == 5 else told
+        return told | {"loss": torch.tensor(float("nan"))} if self.updates == 5 else told
 
     monkeypatch.setattr(Stage, "step", spoilt)
     with pytest.raises(AudiogenError, match="not a number at step 5; the last good save is step 3: lower autoencoder.lr"):

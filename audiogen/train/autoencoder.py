@@ -9,9 +9,9 @@ from torch import nn
 from audiogen.config import ModelConfig
 from audiogen.models.discriminators import ImageDiscriminator
 from audiogen.train.config import AutoencoderStageConfig
-from audiogen.train.examples import Examples
+from audiogen.train.examples import Examples, normal
 from audiogen.train.losses import edges, feature_loss, fool_loss, judge_loss
-from audiogen.train.stage import Losses, Machine, Stage
+from audiogen.train.stage import Inputs, Losses, Machine, Stage
 
 
 class AutoencoderStage(Stage):
@@ -25,20 +25,28 @@ class AutoencoderStage(Stage):
             modules["judge"] = ImageDiscriminator(model.autoencoder.in_channels)
         super().__init__(model, config, machine, modules)
         self.config = config
-        self.count = torch.zeros(3, dtype=torch.float64)         # of latent values: number, sum, sum of squares
+        self.count = torch.zeros(3, dtype=torch.float64, device=machine.device)       # of latents: number, sum, sum of squares
 
-    def losses(self, examples: Examples) -> Losses:
+    @property
+    def phase(self) -> str:
+        return "contest" if self.config.adversarial and self.updates >= self.config.adversarial_from else ""
+
+    def inputs(self, examples: Examples) -> Inputs:
+        device = self.machine.device
+        return {"wave": examples.wave.to(device, non_blocking=True), "keys": examples.keys(device)}
+
+    def compute(self, inputs: Inputs) -> Losses:
         c, net = self.config, self.modules["autoencoder"]
-        x = self.image(examples.wave)                            # (B, K, T, M)
+        x = self.image(inputs["wave"])                           # (B, K, T, M)
         with self.machine.autocast():
             code = net.encode(x)                                 # type: ignore[operator]
-            noise = examples.normal(*code.mean.shape[1:], device=self.machine.device)
+            noise = normal(inputs["keys"], *code.mean.shape[1:])
             y = net.decode(code.mean + noise * (0.5 * code.logvar).exp()).float()      # type: ignore[operator]
         mean, logvar = code.mean.float(), code.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         told: Losses = {"l1": F.l1_loss(y, x), "kl": kl, "edges": edges(y, x)}
         loss = told["l1"] + c.square * F.mse_loss(y, x) + c.edges * told["edges"] + c.kl * kl
-        if c.adversarial and self.updates >= c.adversarial_from:
+        if self.phase:
             judge = self.modules["judge"]
             with self.machine.autocast():
                 real, fake = judge(x), judge(y.detach())
@@ -50,7 +58,7 @@ class AutoencoderStage(Stage):
             loss = loss + c.adversarial * fool_loss(seen) + c.features * feature_loss(real, seen)
         self.backward(loss)
         z = mean.detach().double()
-        self.count += torch.tensor([z.numel(), float(z.sum()), float(z.square().sum())], dtype=torch.float64)
+        self.count += torch.stack([torch.full_like(z[0, 0, 0, 0], z.numel()), z.sum(), z.square().sum()])
         self.count *= 0.99                                       # of late: the encoder still moves
         return {"loss": loss, **told}
 
@@ -75,4 +83,4 @@ class AutoencoderStage(Stage):
 
     def restore(self, state: dict[str, object]) -> None:
         super().restore(state)
-        self.count = state["count"]                              # type: ignore[assignment]
+        self.count.copy_(state["count"])                         # type: ignore[arg-type]

@@ -38,11 +38,11 @@ class Table:
         for s in sequences:
             self.ends.append(self.ends[-1] + len(s))
 
-    def take(self, items: list[int]) -> tuple[Tensor, Tensor | None]:
-        """Sequences by number: (B, L, D), and the mask (B, L) of their own rows if some are shorter than L."""
+    def take(self, items: list[int], unit: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Sequences by number: (B, L, D), L a multiple of `unit`, and the mask (B, L) of their own rows if some are shorter."""
         starts = torch.tensor([self.ends[i] for i in items])
         lengths = torch.tensor([self.ends[i + 1] - self.ends[i] for i in items])
-        place = torch.arange(int(lengths.max()))                 # (L,)
+        place = torch.arange(-(-int(lengths.max()) // unit) * unit)                    # (L,)
         own = place < lengths[:, None]                           # (B, L)
         at = torch.where(own, starts[:, None] + place, 0).to(self.rows.device)
         mask = None if bool(own.all()) else own.to(self.rows.device)
@@ -53,12 +53,12 @@ class Table:
 class Captions:
     """A batch of captions to its Conditioning, the same as of their own encodings collated.
 
-    `encode` makes one Conditioning, of a batch of 1, for each caption it is given. All are forgotten when they are more than
-    `most` bytes.
+    `encode` makes one Conditioning, of a batch of 1, for each caption it is given. Contexts are filled up, and masked, to a
+    multiple of `unit` tokens. All are forgotten when they are more than `most` bytes.
     """
 
-    def __init__(self, encode: Callable[[list[str]], list[Conditioning]], device: str, most: int = MOST) -> None:
-        self.encode, self.device, self.most = encode, device, most
+    def __init__(self, encode: Callable[[list[str]], list[Conditioning]], device: str, unit: int = 1, most: int = MOST) -> None:
+        self.encode, self.device, self.unit, self.most = encode, device, unit, most
         self.forget()
 
     def forget(self) -> None:
@@ -72,7 +72,7 @@ class Captions:
         if new := [c for c in dict.fromkeys(captions) if c not in self.numbers]:
             self.learn(new)
         items = [self.numbers[c] for c in captions]
-        taken = [table.take(items) for table in self.contexts]
+        taken = [table.take(items, self.unit) for table in self.contexts]
         film = self.film.take(items)[0][:, 0] if self.film is not None else None
         return Conditioning(tuple(c for c, _ in taken), tuple(m for _, m in taken), film)
 

@@ -27,6 +27,7 @@ class ClapStage(Stage):
     """
 
     name = "clap"
+    recorded = False                                             # captions are read, and compared, on the way
 
     def __init__(self, model: ModelConfig, config: ClapStageConfig, machine: Machine, clap: Clap,
                  embed: Callable[[list[str]], Tensor], tower: nn.Module | None = None) -> None:

@@ -98,6 +98,7 @@ class DiffusionStageConfig(StageConfig):
     dropout: float = 0.0                          # share of features left out, before the second convolution of each ResBlock
     min_snr: float | None = None                  # gamma of Hang et al. 2023; None: the plain loss
     long: float = 0.0                             # share of steps with half as many examples of twice the length
+    levels: int = 1                               # of noise that each example of a step is seen at
     cache: int = 0                                # so many examples are drawn and encoded once, and kept; 0: always new ones
 
 

@@ -13,9 +13,11 @@ from audiogen.diffusion.schedule import NoiseSchedule
 from audiogen.train.captions import Captions
 from audiogen.train.config import DiffusionStageConfig
 from audiogen.train.convolution import hasten
-from audiogen.train.examples import Examples
+from audiogen.train.examples import Examples, normal, uniform
 from audiogen.train.losses import diffusion_weight, velocity
-from audiogen.train.stage import Losses, Machine, Stage
+from audiogen.train.stage import Inputs, Losses, Machine, Stage
+
+TOKENS = 32                                                      # captions of a graph are filled up to a multiple of it
 
 
 class DiffusionStage(Stage):
@@ -33,7 +35,7 @@ class DiffusionStage(Stage):
             hasten(unet)
         super().__init__(model, config, machine, {"diffusion": unet})
         self.config = config
-        self.captions = Captions(encode, machine.device)
+        self.captions = Captions(encode, machine.device, TOKENS if machine.records else 1)
         self.autoencoder = autoencoder.to(machine.device).eval().requires_grad_(False)
         self.sigmas = NoiseSchedule.of(model.schedule).sigmas.float().to(machine.device)
 
@@ -45,28 +47,46 @@ class DiffusionStage(Stage):
             mean = self.autoencoder.encode(self.image(wave)).mean            # type: ignore[operator]
         return (mean.float() - c.shift) * c.scale
 
-    def losses(self, examples: Examples) -> Losses:
-        dice = examples.uniform(2)                               # (B, 2): the step; whether the text is dropped
+    def inputs(self, examples: Examples) -> Inputs:
+        dice = uniform(examples.keys(), 2)                       # (B, 2): the step; whether the text is dropped
         captions = ["" if float(d[1]) < self.config.drop else c for d, c in zip(dice, examples.captions, strict=True)]
         if self.config.dropout:
             torch.manual_seed(examples.seeds[0])                 # of what is left out
-        loss = self.loss(self.modules["diffusion"], examples, captions, dice[:, 0])
+        return self.given(examples, captions, dice[:, 0])
+
+    def given(self, examples: Examples, captions: list[str], when: Tensor) -> Inputs:
+        """Examples with these captions, at the training steps `when` (B,) in [0, 1)."""
+        device, text = self.machine.device, self.captions(captions)
+        named = {"film": text.film, **{f"context{i}": c for i, c in enumerate(text.contexts)},
+                 **{f"mask{i}": m for i, m in enumerate(text.masks)}}
+        sound = {"wave": examples.wave} if examples.latents is None else {"latents": examples.latents}
+        return {k: v.to(device, non_blocking=True) for k, v in {**sound, "when": when, "keys": examples.keys(device)}.items()} \
+            | {k: v for k, v in named.items() if v is not None}
+
+    def compute(self, inputs: Inputs) -> Losses:
+        loss = self.loss(self.modules["diffusion"], inputs)
         self.backward(loss)
         return {"loss": loss}
 
-    def loss(self, unet: nn.Module, examples: Examples, captions: list[str], when: Tensor) -> Tensor:
-        """||prediction - target||^2 at the training steps `when` (B,) in [0, 1). ()"""
-        schedule = self.model.schedule
-        z = self.latents(examples.wave) if examples.latents is None else examples.latents.to(self.machine.device)
-        noise = examples.normal(*z.shape[1:], device=self.machine.device)
-        t = (when * schedule.steps).long().to(z.device)
+    def loss(self, unet: nn.Module, inputs: Inputs) -> Tensor:
+        """||prediction - target||^2. ()"""
+        schedule, when, keys = self.model.schedule, inputs["when"], inputs["keys"]
+        contexts = tuple(v for k, v in inputs.items() if k.startswith("context"))
+        text = Conditioning(contexts, tuple(inputs.get(f"mask{i}") for i in range(len(contexts))), inputs.get("film"))
+        z = inputs["latents"] if "latents" in inputs else self.latents(inputs["wave"])
+        if (n := self.config.levels) > 1 and unet.training:      # evenly spaced, each with noise of its own
+            text, z = text.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1))), z.repeat(n, 1, 1, 1)
+            when = torch.cat([(when + i / n) % 1 for i in range(n)])
+            keys = torch.cat([keys + i for i in range(n)])
+        noise = normal(keys, *z.shape[1:])
+        t = (when * schedule.steps).long()
         sigma = self.sigmas[t]                                   # (B,)
         scale = (1 / (1 + sigma.square()).sqrt())[:, None, None, None]
         x = (scale * (z + sigma[:, None, None, None] * noise)).contiguous(memory_format=torch.channels_last)
         # the fused attention's backward is slow on a CPU for so few positions
         fused = [] if x.device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
         with self.machine.autocast(), sdpa_kernel([*fused, SDPBackend.MATH]):
-            out = unet(x, t.float(), self.captions(captions)).float()
+            out = unet(x, t.float(), text).float()
         target = {"epsilon": noise, "v_prediction": velocity(z, noise, sigma), "sample": z}[schedule.prediction]
         weight = diffusion_weight(sigma, schedule.prediction, self.config.min_snr)
         return (weight * (out - target).square().mean(dim=(1, 2, 3))).mean()
@@ -76,7 +96,7 @@ class DiffusionStage(Stage):
         n = len(examples.captions)
         even = (torch.arange(n) + 0.5) / n                       # every part of the schedule
         with self.averaged("diffusion") as net:
-            return {"loss": float(self.loss(net, examples, examples.captions, even))}
+            return {"loss": float(self.loss(net, self.given(examples, examples.captions, even)))}
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         return {"unet": self.average["diffusion"]}

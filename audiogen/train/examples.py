@@ -33,28 +33,33 @@ class Examples:
     labels: list[str] | None = None                              # what sounds in each item; "" where nobody said
     latents: Tensor | None = None                                # (B, C, h, w), where they were kept instead of the waves
 
-    def normal(self, *shape: int, salt: int = 0, device: str = "cpu") -> Tensor:
-        """Standard normal numbers (B, *shape), each item's from its own seed (Box and Muller 1958)."""
-        bits = mixed(self.seeds, math.prod(shape), salt, device)
-        radius = (-2 * (((bits & LOW) + 1) / 2**24).log()).sqrt()
-        return (radius * (2 * math.pi * ((bits >> 24) & LOW) / 2**24).cos()).view(-1, *shape)
-
-    def uniform(self, *shape: int, salt: int = 1, device: str = "cpu") -> Tensor:
-        """Uniform numbers in [0, 1) (B, *shape), each item's from its own seed."""
-        return ((mixed(self.seeds, math.prod(shape), salt, device) & LOW) / 2**24).view(-1, *shape)
+    def keys(self, device: str = "cpu") -> Tensor:
+        """The seeds, for `normal` and `uniform`. (B,) int64"""
+        return torch.tensor(self.seeds, dtype=torch.int64, device=device)
 
     def pin_memory(self) -> "Examples":
         """With waves where a GPU fetches them by itself; DataLoader calls this."""
         return replace(self, wave=self.wave.pin_memory())
 
 
-def mixed(seeds: list[int], n: int, salt: int, device: str) -> Tensor:
-    """64 random bits for each seed and place, the same on every machine: a hash (SplitMix64: Steele et al. 2014). (B, n)
+def normal(keys: Tensor, *shape: int, salt: int = 0) -> Tensor:
+    """Standard normal numbers (B, *shape), each item's from its own key (B,) (Box and Muller 1958)."""
+    bits = mixed(keys, math.prod(shape), salt)
+    radius = (-2 * (((bits & LOW) + 1) / 2**24).log()).sqrt()
+    return (radius * (2 * math.pi * ((bits >> 24) & LOW) / 2**24).cos()).view(-1, *shape)
+
+
+def uniform(keys: Tensor, *shape: int, salt: int = 1) -> Tensor:
+    """Uniform numbers in [0, 1) (B, *shape), each item's from its own key (B,)."""
+    return ((mixed(keys, math.prod(shape), salt) & LOW) / 2**24).view(-1, *shape)
+
+
+def mixed(keys: Tensor, n: int, salt: int) -> Tensor:
+    """64 random bits for each key and place, the same on every machine: a hash (SplitMix64: Steele et al. 2014). (B, n)
 
     A generator for each item would be a loop, and a GPU would wait for it.
     """
-    start = torch.tensor([s ^ (salt << 48) for s in seeds], dtype=torch.int64, device=device)[:, None]
-    x = start + torch.arange(1, n + 1, device=device) * -0x61C8864680B583EB
+    x = (keys ^ (salt << 48))[:, None] + torch.arange(1, n + 1, device=keys.device) * -0x61C8864680B583EB
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return x ^ ((x >> 31) & ((1 << 33) - 1))

@@ -14,13 +14,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from audiogen.checkpoint import read_model_config, save_config, save_weights
 from audiogen.distributed import any_of, rank, share, wait
 from audiogen.errors import AudiogenError
 from audiogen.train import state as states
 from audiogen.train.ahead import Draws, Key, ahead, workers
 from audiogen.train.config import StageConfig, TrainConfig
-from audiogen.train.stage import Stage
+from audiogen.train.stage import Losses, Stage
 
 HELD = 16                                                        # examples of a validation
 
@@ -58,6 +60,8 @@ class Loop:
         self.watch, self.sample = watch, sample
         self.settings: StageConfig = config.stage(stage.name)
         self.step, self.spent, self.saved = 0, 0.0, -1           # steps done, seconds taken, step of the last save
+        self.untold: list[tuple[int, Losses]] = []               # of the latest steps, which a GPU may still be at
+        self.sums: dict[str, float] = {}                         # of losses, since the last word
 
     def go(self, resume: bool) -> None:
         c = self.settings
@@ -69,25 +73,21 @@ class Loop:
                                     "describe; resume with the run's own settings.") from None
             self.step, self.spent, self.saved = known["step"], known["spent"], known["step"]
         log = Log(self.run, self.stage.name, self.step)
-        sums: dict[str, float] = {}
         last_save = before = time.monotonic()
         device = self.stage.machine.device
         keys = chain.from_iterable(map(self.parts, count(self.step)))
         with asked_to_stop() as asked, ahead(self.draws, keys, workers(self.config.workers, device), device) as batches:
             while not self.finished():
                 told = self.stage.step([partial(next, batches)] * len(self.parts(self.step)), self.rate())
-                if not math.isfinite(told["loss"]):
-                    raise AudiogenError(
-                        f"The loss of the {self.stage.name} is not a number at step {self.step + 1}; {self.last()}: "
-                        f"lower {self.stage.name}.lr (now {c.lr:g}) or use --set precision=float32, and --resume.")
                 self.step += 1
+                self.untold.append((self.step, told))
+                self.hear(1 if device.startswith("cuda") else 0)
                 now = time.monotonic()
                 self.spent, before = self.spent + now - before, now
-                for k, v in told.items():
-                    sums[k] = sums.get(k, 0.0) + v
                 if self.step % self.config.log_every == 0:
-                    self.tell(log, {k: v / self.config.log_every for k, v in sums.items()})
-                    sums = {}
+                    self.hear()
+                    self.tell(log, {k: v / self.config.log_every for k, v in self.sums.items()})
+                    self.sums = {}
                 if self.held is not None and self.step % self.config.validate_every == 0:
                     figures = self.stage.evaluate(self.held.batch(0, range(HELD), c.seconds))
                     self.tell(log, {f"held_out_{k}": v for k, v in figures.items()})
@@ -107,6 +107,18 @@ class Loop:
                     wait()
         if self.saved != self.step:
             self.save()
+
+    def hear(self, left: int = 0) -> None:
+        """Add up the losses of all but the `left` latest steps; raises AudiogenError for one that is not a number."""
+        while len(self.untold) > left:
+            step, told = self.untold.pop(0)
+            figures = dict(zip(told, torch.stack([v.float() for v in told.values()]).tolist(), strict=True))
+            if not math.isfinite(figures["loss"]):
+                raise AudiogenError(
+                    f"The loss of the {self.stage.name} is not a number at step {step}; {self.last()}: "
+                    f"lower {self.stage.name}.lr (now {self.settings.lr:g}) or use --set precision=float32, and --resume.")
+            for k, v in figures.items():
+                self.sums[k] = self.sums.get(k, 0.0) + v
 
     def parts(self, step: int) -> list[Key]:
         """What each part of this process's share of a step is drawn from."""
@@ -142,6 +154,7 @@ class Loop:
 
     def save(self) -> None:
         """The state, then the model's weights: whatever happens between, the state is whole."""
+        self.hear()
         if rank() == 0:
             try:
                 states.save(self.run, self.stage.name, self.step,

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from audiogen.config import ModelConfig
-from audiogen.distributed import average_gradients
+from audiogen.distributed import average_gradients, world
 from audiogen.mel import Mel, to_image
 from audiogen.train.config import StageConfig
 from audiogen.train.examples import Examples
+from audiogen.train.graphs import Graphs
 
+Inputs = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Weights = dict[str, dict[str, Tensor]]                           # file (without suffix) -> state dictionary
 
@@ -36,20 +38,31 @@ class Machine:
             precision = "bfloat16" if quick else "float32"
         return cls(device, getattr(torch, precision))
 
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded as a GPU's graphs: alone, and where no scale is looked at in between."""
+        return self.device.startswith("cuda") and self.dtype != torch.float16 and world() == 1
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Within, the products of networks are in the machine's numbers."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.split(":")[0], self.dtype)
 
 
 class Stage:
-    """Networks under training; `modules[0]` of the names is what the stage is for, the others only help it."""
+    """Networks under training; the first of `modules` is what the stage is for, the others only help it.
+
+    What a step does is split for a GPU, which plays it from a graph: `inputs` may decide and copy, and makes tensors that
+    depend on nothing but the examples; `compute` only computes, and waits for no number.
+    """
 
     name = ""
+    recorded = True                                              # on a GPU; else `losses` is the stage's own
     helpers: tuple[str, ...] = ()                                # modules that no model keeps: no moving average of them
 
     def __init__(self, model: ModelConfig, config: StageConfig, machine: Machine, modules: dict[str, nn.Module]) -> None:
         self.model, self.machine = model, machine
         self.settings = config
+        self.graphs = Graphs(self.play) if machine.records and self.recorded and config.accumulate == 1 else None
         self.modules = {k: m.to(machine.device).train() for k, m in modules.items()}
         self.optimizers = {k: self.optimizer(m.parameters()) for k, m in self.modules.items()}
         self.scaler = torch.amp.GradScaler(machine.device.split(":")[0], enabled=machine.dtype == torch.float16)
@@ -61,11 +74,25 @@ class Stage:
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         c = self.settings
         open_ = [p for p in parameters if p.requires_grad]
-        return torch.optim.AdamW(open_, c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
+        lr = c.lr if self.graphs is None else torch.tensor(c.lr, device=self.machine.device)
+        return torch.optim.AdamW(open_, lr, c.betas, weight_decay=c.weight_decay, fused=True, capturable=self.graphs is not None)
 
-    def losses(self, examples: Examples) -> Losses:
+    def inputs(self, examples: Examples) -> Inputs:
+        """What `compute` needs of the examples, on the machine's device."""
+        raise NotImplementedError
+
+    def compute(self, inputs: Inputs) -> Losses:
         """Forward and backward of a part of a step; gradients add up. "loss" is what is told of it."""
         raise NotImplementedError
+
+    def losses(self, examples: Examples) -> Losses:
+        """The same, from examples."""
+        return self.compute(self.inputs(examples))
+
+    @property
+    def phase(self) -> str:
+        """What `compute` does now, if it depends on how far the stage is."""
+        return ""
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
         """Figures on held-out examples, by the averaged weights."""
@@ -79,20 +106,35 @@ class Stage:
         """The model's configuration with what this stage measured."""
         return config
 
-    def step(self, parts: Iterable[Callable[[], Examples]], lr: float) -> dict[str, float]:
-        """One update of every network from a step's examples, taken in parts; the mean of the parts' losses."""
+    def step(self, parts: Iterable[Callable[[], Examples]], lr: float) -> Losses:
+        """One update of every network from a step's examples, taken in parts; the mean of the parts' losses.
+
+        A GPU may still be at it.
+        """
         parts = list(parts)
-        told: dict[str, float] = {}
-        for part in parts:
-            for k, v in self.losses(part()).items():
-                told[k] = told.get(k, 0.0) + float(v.detach()) / len(parts)
-        told["norm"] = self.update(lr, len(parts))
+        for optimizer in self.optimizers.values():
+            set_rate(optimizer, lr)
+        if self.graphs is not None:
+            told = self.graphs(lambda: self.inputs(parts[0]()), self.phase)
+        else:
+            told = {}
+            for part in parts:
+                for k, v in self.losses(part()).items():
+                    told[k] = told.get(k, 0.0) + v.detach() / len(parts)
+            told["norm"] = self.update(len(parts))
+        self.updates += 1
+        self._follow()
         return told
+
+    def play(self, inputs: Inputs) -> Losses:
+        """A step from its inputs, all of it on the device."""
+        told = {k: v.detach() for k, v in self.compute(inputs).items()}
+        return {**told, "norm": self.update(1)}
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()                       # type: ignore[no-untyped-call]
 
-    def update(self, lr: float, parts: int) -> float:
+    def update(self, parts: int) -> Tensor:
         """Clip and apply the gradients of `parts` parts; returns the main network's norm of the gradient."""
         norms = []
         for name, optimizer in self.optimizers.items():
@@ -104,14 +146,10 @@ class Stage:
                         p.grad /= parts
             if any(p.grad is not None for p in parameters):
                 average_gradients(parameters)
-                norms.append(float(nn.utils.clip_grad_norm_(parameters, self.settings.clip)))
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                norms.append(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
                 self.scaler.step(optimizer)
             self.modules[name].zero_grad(set_to_none=True)
         self.scaler.update()
-        self.updates += 1
-        self._follow()
         return norms[0]
 
     @torch.no_grad()
@@ -147,9 +185,21 @@ class Stage:
         for k, m in self.modules.items():
             m.load_state_dict(state["modules"][k])
             self.optimizers[k].load_state_dict(state["optimizers"][k])
+            for group in self.optimizers[k].param_groups:        # the save may be of another device
+                group["capturable"] = self.graphs is not None
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.machine.device) if self.graphs else float(group["lr"])
         self.average = {k: {n: t.to(self.machine.device) for n, t in d.items()} for k, d in state["average"].items()}
         self.updates = state["updates"]
         self.scaler.load_state_dict(state["scaler"])
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate; one that a graph reads stays where it is."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 class Averaged:

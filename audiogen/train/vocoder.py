@@ -9,9 +9,9 @@ from audiogen.mel import from_image
 from audiogen.models.discriminators import WaveDiscriminator
 from audiogen.models.vocos import Vocos
 from audiogen.train.config import VocoderStageConfig
-from audiogen.train.examples import Examples
+from audiogen.train.examples import Examples, normal, uniform
 from audiogen.train.losses import distance, energy_distance, feature_loss, fool_loss, judge_loss, loudness, spectra
-from audiogen.train.stage import Losses, Machine, Stage
+from audiogen.train.stage import Inputs, Losses, Machine, Stage
 
 EDGE = 3                                                         # frames at either end that know too little of their neighbours
 
@@ -35,15 +35,22 @@ class VocoderStage(Stage):
         self.config = config
         self.noisy = isinstance(vocoder, Vocos) and bool(model.vocoder.noise)
 
-    def losses(self, examples: Examples) -> Losses:
-        c = self.config
-        wave = examples.wave.to(self.machine.device)
-        mel, decoded = self.source(wave, examples)               # (B, M, T)
+    @property
+    def phase(self) -> str:
+        return "contest" if self.config.adversarial and self.updates >= self.config.adversarial_from else ""
+
+    def inputs(self, examples: Examples) -> Inputs:
+        device = self.machine.device
+        return {"wave": examples.wave.to(device, non_blocking=True), "keys": examples.keys(device)}
+
+    def compute(self, inputs: Inputs) -> Losses:
+        c, wave, keys = self.config, inputs["wave"], inputs["keys"]
+        mel, decoded = self.source(wave, keys)                   # (B, M, T)
         frames = mel.shape[-1]
         wave = wave[:, : frames * self.model.mel.hop]
         twice = c.energy > 0 and self.noisy                      # two draws of its noise for each mel
         with self.machine.autocast():
-            out = self.speak(mel.repeat(2, 1, 1) if twice else mel, examples, 2 if twice else 1).float()
+            out = self.speak(mel.repeat(2, 1, 1) if twice else mel, keys, 2 if twice else 1).float()
         out = out[:, : wave.shape[-1]]
         fake = out[: len(wave)]
         own = self.mel(out)[..., EDGE:-EDGE]
@@ -58,12 +65,12 @@ class VocoderStage(Stage):
         if decoded is not None:
             told["decoded"] = decoded
             loss = loss + 0.5 * decoded
-        if c.adversarial and self.updates >= c.adversarial_from:
+        if self.phase:
             loss = loss + self.contest(wave, fake, told)
         self.backward(loss)
         return {"loss": loss, **told}
 
-    def source(self, wave: Tensor, examples: Examples) -> tuple[Tensor, Tensor | None]:
+    def source(self, wave: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mels (B, M, T) of waves, the last of them as the autoencoder gives them back; and how far off it is."""
         mel = self.mel(wave)
         n = round(self.config.decoded * len(wave)) if "autoencoder" in self.modules else 0
@@ -74,19 +81,18 @@ class VocoderStage(Stage):
         with self.machine.autocast():
             with torch.no_grad():
                 code = net.encode(image)                         # type: ignore[operator]
-                noise = examples.normal(*code.mean.shape[1:], device=self.machine.device)[-n:]
+                noise = normal(keys[-n:], *code.mean.shape[1:])
                 z = code.mean + noise * (0.5 * code.logvar).exp()
             back = net.decode(z).float()                         # type: ignore[operator]
         given = from_image(back, self.model.mel)                 # (n, M, T')
         return torch.cat([mel[:-n, :, : given.shape[-1]], given]), F.l1_loss(back, image)
 
-    def speak(self, mel: Tensor, examples: Examples, times: int) -> Tensor:
+    def speak(self, mel: Tensor, keys: Tensor, times: int) -> Tensor:
         """The vocoder's waves, where its noise begins drawn for each item."""
         net = self.modules["vocoder"]
         if not self.noisy:
             return net(mel)
-        begin = torch.cat([examples.uniform(salt=2 + i) for i in range(times)]).to(mel.device)
-        return net(mel, begin)
+        return net(mel, torch.cat([uniform(keys, salt=2 + i) for i in range(times)]))
 
     def contest(self, wave: Tensor, fake: Tensor, told: Losses) -> Tensor:
         """The judges' own backward, and the generator's loss against them."""
