@@ -91,6 +91,13 @@ def test_a_table_of_captions_equals_their_encodings_collated() -> None:
         assert out.film is not None
         assert torch.equal(out.film, wanted.film)
     assert asked == ["a", "bb", "cccc", "dd d"]
+    out, filled = captions(["a", "cccc"]), Captions(encode, "cpu", unit=16)(["a", "cccc"])
+    for context, mask, x in zip(filled.contexts, filled.masks, out.contexts, strict=True):
+        assert context.shape[1] == 16
+        assert mask is not None
+        assert torch.equal(context[:, : x.shape[1]], x)
+        assert not mask[:, x.shape[1] :].any()
+    asked[4:] = []
     few = Captions(encode, "cpu", most=400)                      # bytes; "cccc" alone has (1 x 6 + 2 x 5 + 7) x 4 = 92
     few(["a", "bb", "dd d", "e" * 7])
     few(["a"])                                                   # too many are known: it is encoded again

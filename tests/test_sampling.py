@@ -26,7 +26,8 @@ SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler, "pndm": diffusers.PNDMScheduler,
     "euler": diffusers.EulerDiscreteScheduler, "euler-a": diffusers.EulerAncestralDiscreteScheduler,
     "heun": diffusers.HeunDiscreteScheduler, "dpmpp-2m": diffusers.DPMSolverMultistepScheduler,
-    "unipc": diffusers.UniPCMultistepScheduler}
+    "dpmpp-2m-sde": diffusers.DPMSolverMultistepScheduler, "unipc": diffusers.UniPCMultistepScheduler}
+NOISY = ("ddim", "ddpm", "euler-a", "dpmpp-2m-sde")
 OLD = ("ddim", "pndm")                                           # walk t, t - 1000 // n, ...: not always to their next step
 DDIM = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195,
         "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
@@ -44,17 +45,18 @@ def network(x: Tensor, step: Tensor | float) -> Tensor:
     return torch.tanh(torch.einsum("oc,bchw->bohw", WEIGHT, x)) * (0.5 + step / 2000) + 0.6 * x * torch.sin(step / 300 + 1)
 
 
-def draws(seed: int = 5) -> Callable[[], Tensor]:
+def draws(seed: int = 5, dtype: torch.dtype = torch.float64) -> Callable[[], Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(START.shape, generator=generator, dtype=torch.float64)
+    return lambda: torch.randn(START.shape, generator=generator, dtype=dtype).double()
 
 
 def theirs(name: str, n: int, published: dict, karras: bool = False, eta: float = 0.0) -> Tensor:
     changes = {"use_karras_sigmas": True} if karras else {"skip_prk_steps": True} if name == "pndm" else {}
+    changes |= {"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp-2m-sde" else {}
     scheduler = SCHEDULERS[name].from_config(dict(published), **changes)
     scheduler.set_timesteps(n)
     x = START * float(scheduler.init_noise_sigma)
-    given = {"generator": torch.Generator().manual_seed(5)} if name in ("ddim", "ddpm", "euler-a") else {}
+    given = {"generator": torch.Generator().manual_seed(5)} if name in NOISY else {}
     given |= {"eta": eta} if name == "ddim" else {}
     for step in scheduler.timesteps:
         x = scheduler.step(network(scheduler.scale_model_input(x, step), step), step, x, **given).prev_sample
@@ -69,7 +71,8 @@ def ours(name: str, n: int, published: dict, karras: bool, path: Path, eta: floa
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return to_clean(x, network(x / (1 + sigma**2).sqrt(), levels.step(sigma)), sigma, config.prediction)
 
-    x = sample(name, denoise, START * levels.initial, levels.sigmas, eta=eta, noise=draws(seed), clip=config.clip)
+    noise = draws(seed, torch.float32 if name == "dpmpp-2m-sde" else torch.float64)                # as theirs draws it
+    x = sample(name, denoise, START * levels.initial, levels.sigmas, eta=eta, noise=noise, clip=config.clip)
     return x / float((1 + levels.sigmas[-1] ** 2).sqrt())
 
 
@@ -92,7 +95,7 @@ def test_diffusers_scheduler(name: str, spacing: str, prediction: str, tmp_path:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp-2m", "unipc"])
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc"])
 def test_karras_levels(name: str, spacing: str, prediction: str, tmp_path: Path) -> None:
     check(name, DDIM | {"timestep_spacing": spacing, "prediction_type": prediction}, tmp_path, karras=True)
 
@@ -153,7 +156,7 @@ def test_order_of_convergence(name: str, order: int) -> None:
     assert error(name, 320) < 0.02
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler-a"])
+@pytest.mark.parametrize("name", ["ddpm", "euler-a", "dpmpp-2m-sde"])
 def test_ancestral_samplers_keep_the_distribution(name: str) -> None:
     """Many draws, walked down with fresh noise, have the data's mean and variance."""
     sigmas = torch.cat([torch.logspace(math.log10(20), -2, 200, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])

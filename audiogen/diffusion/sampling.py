@@ -70,8 +70,9 @@ def sample_pndm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, watch: Watch = i
     return x
 
 
-def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, watch: Watch = ignore) -> Tensor:
-    """DPM-Solver++ of order 2, multistep."""
+def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float = 0.0, noise: Noise | None = None,
+                    watch: Watch = ignore) -> Tensor:
+    """DPM-Solver++ of order 2, multistep; eta 1: of the stochastic equation, which puts noise back at each step."""
     z_last = h_last = None
     steps = len(sigmas) - 1
     for i, (s, s_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
@@ -81,7 +82,10 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, watch: Watch
             slope = z
         else:
             slope = z + (z - z_last) * h / (2 * h_last)
-        x = (s_next / s) * x - torch.expm1(-h) * slope
+        back = eta * h if s_next > 0 else torch.zeros_like(h)    # log of how far too low the step goes, to make room for noise
+        x = (s_next / s) * (-back).exp() * x - torch.expm1(-h - back) * slope
+        if back > 0 and noise is not None:
+            x = x + s_next * (-torch.expm1(-2 * back)).sqrt() * noise()
         z_last, h_last = z, h
         watch(i + 1, steps)
     return x
@@ -139,6 +143,7 @@ def sample(name: str, denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float
         return sample_euler(lambda x, s: denoise(x, s).clamp(-bound, bound), x, sigmas, eta=1.0, noise=noise, watch=watch)
     if name in ("euler", "euler-a"):
         return sample_euler(denoise, x, sigmas, eta=float(name == "euler-a"), noise=noise, watch=watch)
-    samplers: dict[str, Sampler] = {
-        "pndm": sample_pndm, "heun": sample_heun, "dpmpp-2m": sample_dpmpp_2m, "unipc": sample_unipc}
+    if name.startswith("dpmpp-2m"):
+        return sample_dpmpp_2m(denoise, x, sigmas, eta=float(name == "dpmpp-2m-sde"), noise=noise, watch=watch)
+    samplers: dict[str, Sampler] = {"pndm": sample_pndm, "heun": sample_heun, "unipc": sample_unipc}
     return samplers[name](denoise, x, sigmas, watch=watch)

@@ -68,7 +68,7 @@ class Grid:
 def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> Grid:
     """The grid of n levels on which diffusers' scheduler of this kind would run a checkpoint with this config."""
     schedule = NoiseSchedule.of(config)
-    multistep = sampler in ("dpmpp-2m", "unipc")
+    multistep = sampler in ("dpmpp-2m", "dpmpp-2m-sde", "unipc")
     most = config.steps - 2 * multistep                          # these divide by the distance of levels: no two may be equal
     if n > most:
         raise ConfigError(f"{n} steps are more than the {most} that the model knows; lower --steps.")

@@ -1,0 +1,66 @@
+"""A step of training as a function of tensors: an example at several noise levels, and, on a GPU, steps from a recording."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from audiogen.checkpoint import build_autoencoder, build_vocoder
+from audiogen.diffusion.conditioning import Conditioning
+from audiogen.models.unet import UNet
+from audiogen.train.autoencoder import AutoencoderStage
+from audiogen.train.config import read_config
+from audiogen.train.diffusion import DiffusionStage
+from audiogen.train.examples import Examples
+from audiogen.train.session import trainable
+from audiogen.train.stage import Machine, Stage
+from audiogen.train.vocoder import VocoderStage
+
+CONFIG = read_config("tiny", None, ["vocoder.adversarial_from=7", "vocoder.decoded=0.5", "diffusion.drop=0"])
+
+
+def stage(name: str, device: str, dtype: torch.dtype = torch.float32, levels: int = 2) -> Stage:
+    torch.manual_seed(0)
+    machine, model = Machine(device, dtype), CONFIG.model
+    autoencoder = trainable(build_autoencoder(model.autoencoder))
+    if name == "autoencoder":
+        return AutoencoderStage(model, CONFIG.autoencoder, machine, autoencoder)
+    if name == "vocoder":
+        return VocoderStage(model, CONFIG.vocoder, machine, trainable(build_vocoder(model.vocoder, model.mel)), autoencoder)
+
+    def encode(captions: list[str]) -> list[Conditioning]:
+        return [Conditioning(film=torch.full((1, model.unet.film_dim or 0), len(c) / 10)) for c in captions]
+
+    return DiffusionStage(model, replace(CONFIG.diffusion, levels=levels), machine, UNet(model.unet), autoencoder, encode, False)
+
+
+def examples(seed: int, seconds: float = 0.64) -> Examples:
+    wave = 0.1 * torch.randn(4, int(seconds * 16_000), generator=torch.Generator().manual_seed(seed))
+    return Examples(wave, ["a", "bb", "ccc", "dddd"], [7 * seed + i for i in range(4)])
+
+
+def test_several_noise_levels_are_the_mean_of_each() -> None:
+    two, one = stage("diffusion", "cpu"), stage("diffusion", "cpu", levels=1)
+    assert isinstance(two, DiffusionStage)
+    assert isinstance(one, DiffusionStage)
+    given = two.inputs(examples(1))
+    net = one.modules["diffusion"]
+    each = [float(one.loss(net, {**given, "when": (given["when"] + i / 2) % 1, "keys": given["keys"] + i}).detach()) for i in (0, 1)]
+    assert float(two.loss(net, given).detach()) == pytest.approx(sum(each) / 2, rel=1e-5)
+    assert abs(each[0] / each[1] - 1) > 1e-3
+    assert float(two.loss(net.eval(), given).detach()) == pytest.approx(each[0], rel=1e-5), "a validation has one level an example"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are a GPU's")
+@pytest.mark.parametrize("name", ["autoencoder", "vocoder", "diffusion"])
+def test_recorded_steps_are_the_plain_ones(name: str) -> None:
+    """Of two lengths in turn, and of the vocoder before and after its judges join; float32, so that they stay together."""
+    recorded, plain = stage(name, "cuda"), stage(name, "cuda")
+    assert recorded.graphs is not None
+    plain.graphs = None
+    for i in range(16):
+        batch = examples(i, 0.64 if i % 2 else 1.28)
+        a, b = (s.step([lambda batch=batch: batch], 1e-4) for s in (recorded, plain))        # type: ignore[misc]
+        assert a.keys() == b.keys()
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-3)
+    assert len(recorded.graphs.recordings) >= 2
