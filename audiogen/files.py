@@ -16,6 +16,13 @@ PARTS = re.compile(WEIGHED.pattern + r"|scheduler|feature_extractor|tokenizer(_\
 OWN = ("unet.safetensors", "autoencoder.safetensors", "vocoder.safetensors")     # this project's own layout
 
 
+def packaged(name: str) -> Path | None:
+    """The folder of a model that comes with the package (in an installation or in a checkout), if it does."""
+    here = Path(__file__).resolve().parent
+    folders = (here / "checkpoints" / name, here.parent / "checkpoints" / name)
+    return next((f for f in folders if (f / "config.json").exists()), None)
+
+
 def needed(names: Iterable[str]) -> list[str]:
     """Those files of a repository that a model is read from; the small ones first."""
     folders: dict[str, set[str]] = {}

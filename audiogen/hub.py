@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiogen.errors import AudiogenError, CheckpointError
-from audiogen.files import PUBLISHED, SMALL, is_whole, needed
+from audiogen.files import PUBLISHED, SMALL, is_whole, needed, packaged
 
 if TYPE_CHECKING:
     from audiogen.pipeline import Pipeline
@@ -45,13 +45,6 @@ KNOWN = (
     Known("musicldm", "ucsd-reach/musicldm", 2.0, "see its page", "music"),
 )
 SHORT = {k.name: k for k in KNOWN}
-
-
-def packaged(name: str) -> Path | None:
-    """The folder of a model that comes with the package (in an installation or in a checkout), if it does."""
-    here = Path(__file__).resolve().parent
-    folders = (here / "checkpoints" / name, here.parent / "checkpoints" / name)
-    return next((f for f in folders if (f / "config.json").exists()), None)
 
 
 def resolve(name: str, tell: Callable[[str, float], None] = lambda repo, gigabytes: None) -> Path:

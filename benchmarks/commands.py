@@ -90,7 +90,7 @@ def clips(options: Options) -> str:
                         None if wave is reference else relative(wave, reference)))
         share = process.gigabytes / (weights / 2)
         memory.append(Row(name, f"{process.gigabytes:.2f} GB", note=f"{share:.2f} of the weights in bfloat16"))
-    note = f"AudioLDM 2, base size ({weights:.1f} GB in float32), one process each."
+    note = f"AudioLDM 2, base size ({weights:.1f} GB in float32), one process each, its imports included."
     return "\n".join((table("Load from disk", note, load),
                       table(f"A 10.24 s clip, {steps} DDIM steps on both sides", "The text included, loading not.", make),
                       table("Peak memory of a whole process", "Resident, mapped weights included.", memory)))
@@ -112,7 +112,8 @@ def defaults(options: Options) -> str:
 
 def command(options: Options) -> str:
     """The command as a user meets it, with the default model."""
-    from audiogen.hub import DEFAULT, packaged
+    from audiogen.files import packaged
+    from audiogen.hub import DEFAULT
 
     tiny = options.quick or packaged(DEFAULT) is None
     model = str(ROOT / "tests/checkpoints/audioldm-tiny") if tiny else DEFAULT

@@ -10,8 +10,7 @@ import torch
 import audiogen
 from audiogen import rank
 from audiogen.config import read_json
-from audiogen.files import is_whole
-from audiogen.hub import packaged
+from audiogen.files import is_whole, packaged
 from audiogen.pipeline import Pipeline
 
 FOLDER = packaged("everyday")
@@ -72,6 +71,7 @@ def test_its_own_clap_tells_ten_plain_prompts_apart(everyday: Pipeline) -> None:
     ranker = rank.load_ranker(None, everyday)
     assert ranker.name == "CLAP everyday"
     assert isinstance(ranker, rank.ByEmbedding)
+    assert rank.load_ranker("clap:everyday", everyday).name == ranker.name
     made = everyday.generate(list(PROMPTS), seeds=[11] * len(PROMPTS), duration=2.56, steps=8)
     fit = np.array([[ranker.score(prompt, wave, made.sample_rate) for prompt in PROMPTS] for wave in made.audio])
     right = told_apart(fit)

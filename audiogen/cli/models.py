@@ -16,9 +16,9 @@ def models(
     `--model` takes these names, any hub name (owner/name) of the same layouts, or a folder, such as that of a
     training run. A model that is not here is fetched when it is first used.
     """
-    from audiogen import hub
+    from audiogen import files, hub
 
-    rows = [(k, bool(hub.packaged(k.name) or (k.repo and hub.cached(k.repo)))) for k in hub.KNOWN]
+    rows = [(k, bool(files.packaged(k.name) or (k.repo and hub.cached(k.repo)))) for k in hub.KNOWN]
     if as_json:
         for known, here in rows:
             console.say_json(asdict(known) | {"here": here})

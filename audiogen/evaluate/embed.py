@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiogen.errors import AudiogenError, CheckpointError, SettingsError
+from audiogen.files import packaged
 
 Array = NDArray[Any]
 
@@ -273,10 +274,11 @@ def _unit(x: Array) -> Array:
 
 
 def load_embedder(name: str, device: str = "cpu") -> Embedder:
-    """"yamnet", or "clap:NAME" where NAME is a CLAP's folder, a run's of `audiogen train`, or a name on the hub."""
+    """"yamnet", or "clap:NAME" where NAME is everyday, a CLAP's folder, a run's of `audiogen train`, or on the hub."""
     if name == "yamnet":
         return Yamnet()
     kind, _, source = name.partition(":")
     if kind == "clap" and source:
-        return RunClap(Path(source), device) if Path(source, "clap.safetensors").exists() else ClapEmbedder(source, device)
-    raise SettingsError(f"No embedder '{name}'; there are yamnet and clap:NAME (a CLAP's folder or hub name).")
+        home = packaged(source) or Path(source)
+        return RunClap(home, device) if (home / "clap.safetensors").exists() else ClapEmbedder(source, device)
+    raise SettingsError(f"No embedder '{name}'; there are yamnet and clap:NAME (everyday, a CLAP's folder or hub name).")
