@@ -94,7 +94,7 @@ def test_a_quiet_recording_goes_on_as_it_is(everyday: Pipeline, monkeypatch: pyt
     assert step() < 2
     monkeypatch.setattr(paint, "GOING_ON", math.inf)
     monkeypatch.setattr(paint, "_loudness", lambda *_: 1.0)
-    assert step() > 4
+    assert step() > 3
 
 
 def test_ten_plain_prompts_are_told_apart(everyday: Pipeline, tmp_path: Path) -> None:
