@@ -147,7 +147,7 @@ class Loop:
         return c.lr * rise * max(fall, 0.01)
 
     def tell(self, log: "Log", figures: dict[str, float]) -> None:
-        left = self.spent / max(self.progress(), 1e-9) * (1 - self.progress())
+        left = self.spent / max(self.progress(), 1e-9) * max(0.0, 1 - self.progress())
         if rank() == 0:
             log.write(self.step, figures | {"lr": self.rate(), "seconds": self.spent})
             self.watch(Told(self.stage.name, self.step, self.settings.steps, figures, left))
