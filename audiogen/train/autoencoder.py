@@ -11,12 +11,11 @@ from audiogen.models.discriminators import ImageDiscriminator
 from audiogen.train.config import AutoencoderStageConfig
 from audiogen.train.examples import Examples, normal
 from audiogen.train.losses import edges, feature_loss, fool_loss, judge_loss
-from audiogen.train.stage import Inputs, Losses, Machine, Stage
+from audiogen.train.stage import AdversarialStage, Inputs, Losses, Machine
 
 
-class AutoencoderStage(Stage):
+class AutoencoderStage(AdversarialStage):
     name = "autoencoder"
-    helpers = ("judge",)
     config: AutoencoderStageConfig
 
     def __init__(self, model: ModelConfig, config: AutoencoderStageConfig, machine: Machine, autoencoder: nn.Module) -> None:
@@ -26,14 +25,6 @@ class AutoencoderStage(Stage):
         super().__init__(model, config, machine, modules)
         self.config = config
         self.count = torch.zeros(3, dtype=torch.float64, device=machine.device)       # of latents: number, sum, sum of squares
-
-    @property
-    def phase(self) -> str:
-        return "contest" if self.config.adversarial and self.updates >= self.config.adversarial_from else ""
-
-    def inputs(self, examples: Examples) -> Inputs:
-        device = self.machine.device
-        return {"wave": examples.wave.to(device, non_blocking=True), "keys": examples.keys(device)}
 
     def compute(self, inputs: Inputs) -> Losses:
         c, net = self.config, self.modules["autoencoder"]

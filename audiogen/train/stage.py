@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audiogen.config import ModelConfig
 from audiogen.distributed import average_gradients, world
 from audiogen.mel import Mel, to_image
-from audiogen.train.config import StageConfig
+from audiogen.train.config import AutoencoderStageConfig, StageConfig, VocoderStageConfig
 from audiogen.train.examples import Examples
 from audiogen.train.graphs import Graphs
 
@@ -78,8 +78,9 @@ class Stage:
         return torch.optim.AdamW(open_, lr, c.betas, weight_decay=c.weight_decay, fused=True, capturable=self.graphs is not None)
 
     def inputs(self, examples: Examples) -> Inputs:
-        """What `compute` needs of the examples, on the machine's device."""
-        raise NotImplementedError
+        """What `compute` needs of the examples, on the machine's device: waves (B, S) and keys (B,) of noise."""
+        device = self.machine.device
+        return {"wave": examples.wave.to(device, non_blocking=True), "keys": examples.keys(device)}
 
     def compute(self, inputs: Inputs) -> Losses:
         """Forward and backward of a part of a step; gradients add up. "loss" is what is told of it."""
@@ -187,10 +188,23 @@ class Stage:
             self.optimizers[k].load_state_dict(state["optimizers"][k])
             for group in self.optimizers[k].param_groups:        # the save may be of another device
                 group["capturable"] = self.graphs is not None
-                group["lr"] = torch.tensor(float(group["lr"]), device=self.machine.device) if self.graphs else float(group["lr"])
+                lr = float(group["lr"])
+                group["lr"] = lr if self.graphs is None else torch.tensor(lr, device=self.machine.device)
         self.average = {k: {n: t.to(self.machine.device) for n, t in d.items()} for k, d in state["average"].items()}
         self.updates = state["updates"]
         self.scaler.load_state_dict(state["scaler"])
+
+
+class AdversarialStage(Stage):
+    """One whose output a judge learns to tell from recordings, from some step on."""
+
+    helpers = ("judge",)
+    config: AutoencoderStageConfig | VocoderStageConfig
+
+    @property
+    def phase(self) -> str:
+        c = self.config
+        return "contest" if c.adversarial and self.updates >= c.adversarial_from else ""
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -11,16 +11,15 @@ from audiogen.models.vocos import Vocos
 from audiogen.train.config import VocoderStageConfig
 from audiogen.train.examples import Examples, normal, uniform
 from audiogen.train.losses import distance, energy_distance, feature_loss, fool_loss, judge_loss, loudness, spectra
-from audiogen.train.stage import Inputs, Losses, Machine, Stage
+from audiogen.train.stage import AdversarialStage, Inputs, Losses, Machine
 
 EDGE = 3                                                         # frames at either end that know too little of their neighbours
 
 
-class VocoderStage(Stage):
+class VocoderStage(AdversarialStage):
     """`autoencoder`, if given, is the source of some of the mels (config.decoded): it learns along, with its encoder fixed."""
 
     name = "vocoder"
-    helpers = ("judge",)
     config: VocoderStageConfig
 
     def __init__(self, model: ModelConfig, config: VocoderStageConfig, machine: Machine, vocoder: nn.Module,
@@ -34,14 +33,6 @@ class VocoderStage(Stage):
         super().__init__(model, config, machine, modules)
         self.config = config
         self.noisy = isinstance(vocoder, Vocos) and bool(model.vocoder.noise)
-
-    @property
-    def phase(self) -> str:
-        return "contest" if self.config.adversarial and self.updates >= self.config.adversarial_from else ""
-
-    def inputs(self, examples: Examples) -> Inputs:
-        device = self.machine.device
-        return {"wave": examples.wave.to(device, non_blocking=True), "keys": examples.keys(device)}
 
     def compute(self, inputs: Inputs) -> Losses:
         c, wave, keys = self.config, inputs["wave"], inputs["keys"]
