@@ -104,6 +104,7 @@ class VocoderConfig:
     layers: int = 8                                              # vocos: ConvNeXt blocks
     n_fft: int = 640                                             # vocos: samples of the inverse transform
     noise: int = 0                                               # vocos: channels of noise beside the mel
+    partials: bool = False                                       # vocos: tones whose phases go on from frame to frame
 
 
 @dataclass(frozen=True)

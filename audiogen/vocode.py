@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from audiogen.models.hifigan import HifiGan
-from audiogen.models.vocos import TAPE, Vocos
+from audiogen.models.partials import closed
+from audiogen.models.vocos import TAPE, Parts, Vocos
 
 PIECE = 2048                                                     # mel frames at a time
 
@@ -16,27 +17,61 @@ def vocode(vocoder: HifiGan | Vocos, mel: Tensor, hop: int, loop: bool = False, 
     frames = mel.shape[-1]
     if frames <= piece and not loop:
         return vocoder(mel)
+    if isinstance(vocoder, Vocos):
+        return around(vocoder, mel, piece) if loop else by_spectra(vocoder, mel, piece)
     context = reach(vocoder, hop)
     waves = []
     for a in range(0, frames, piece):
         b = min(a + piece, frames)
         first, last = (a - context, b + context) if loop else (max(a - context, 0), min(b + context, frames))
         at = torch.arange(first, last)                           # frames of the piece and around it
-        part = mel[..., at.to(mel.device) % frames]
-        if isinstance(vocoder, Vocos):
-            wave = vocoder(part, noise=vocoder.noise(first, last, frames)) if loop else vocoder(part, at=at % TAPE)
-        else:
-            wave = vocoder(part)
+        wave = vocoder(mel[..., at.to(mel.device) % frames])
         end = None if b == frames and not loop else (b - first) * hop
         waves.append(wave[:, (a - first) * hop : end])
     return torch.cat(waves, dim=1)
+
+
+def by_spectra(vocoder: Vocos, mel: Tensor, piece: int) -> Tensor:
+    """`vocode` by a Vocos: the phases of its partials go on from piece to piece."""
+    frames, hop, context, edge = mel.shape[-1], vocoder.hop, reach(vocoder, vocoder.hop), overlap(vocoder)
+    waves, before = [], None
+    for a in range(0, frames, piece):
+        b = min(a + piece, frames)
+        first, last = max(a - context, 0), min(b + context, frames)                    # that the network sees
+        low, high = max(a - edge, 0), min(b + edge, frames)      # whose spectra overlap with the piece
+        parts = vocoder.parts(mel[..., first:last], at=torch.arange(first, last) % TAPE).frames(low - first, high - first)
+        phasors = vocoder.turn(parts, before)
+        before = phasors[..., b - edge - 1 - low] if b > edge else None                # where the next piece goes on
+        wave = vocoder.invert(parts.whole(phasors))
+        waves.append(wave[:, (a - low) * hop : (b - low) * hop])
+    return torch.cat(waves, dim=1)
+
+
+def around(vocoder: Vocos, mel: Tensor, piece: int) -> Tensor:
+    """`vocode` of a loop by a Vocos."""
+    frames, hop, context, edge = mel.shape[-1], vocoder.hop, reach(vocoder, vocoder.hop), overlap(vocoder)
+    each: list[Parts] = []
+    for a in range(0, frames, piece):
+        b = min(a + piece, frames)
+        at = torch.arange(a - context, b + context, device=mel.device) % frames
+        noise = vocoder.noise(a - context, b + context, frames)
+        each.append(vocoder.parts(mel[..., at], noise=noise).frames(context, context + b - a))
+    whole = Parts(*(torch.cat([getattr(p, name) for p in each], dim=-1) for name in ("spectrum", "level", "offset")))
+    spectrum = whole.whole(closed(whole.level, whole.offset, hop / vocoder.config.n_fft))        # (B, F, T)
+    at = torch.arange(-edge, frames + edge, device=mel.device) % frames
+    return vocoder.invert(spectrum[..., at])[:, edge * hop : (edge + frames) * hop]
+
+
+def overlap(vocoder: Vocos) -> int:
+    """How many frames away a frame's spectrum still reaches into a frame's samples."""
+    return math.ceil(vocoder.config.n_fft / vocoder.hop)
 
 
 def reach(vocoder: HifiGan | Vocos, hop: int) -> int:
     """How many mel frames away a sample may still hear."""
     c = vocoder.config
     if isinstance(vocoder, Vocos):
-        return 3 + 3 * c.layers + math.ceil(c.n_fft / hop)
+        return 3 + 3 * c.layers + overlap(vocoder)
     frames, samples = 3.0, 1                                     # samples: of this level, in a frame
     for rate, kernel in zip(c.rates, c.kernels, strict=True):
         frames += kernel / rate / samples

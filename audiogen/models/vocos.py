@@ -1,12 +1,15 @@
 """A vocoder that predicts a short-time spectrum and inverts it (after Siuzdak 2023: Vocos), with noise as a part.
 
-Two things are added, so that little training suffices and textures are possible at all. The mel itself, spread over the
-frequencies, is the first guess of the magnitudes: the network predicts corrections. And beside the partials, whose
-phases it predicts, it sets the level of a noise spectrum: rain cannot be made by a deterministic function of a mel.
+Three things are added, so that little training suffices, and textures and tones are possible at all. The mel itself, spread
+over the frequencies, is the first guess of the magnitudes: the network predicts corrections. Beside the spectrum whose
+phases it predicts, it sets the level of a noise spectrum: rain cannot be made by a deterministic function of a mel. And
+it sets level and frequency of partials, whose phases go on (audiogen.models.partials): a held tone is no such function either.
+
+Shapes: B items, M bins, T frames, F frequencies, C channels.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +17,30 @@ from torch import Tensor, nn
 
 from audiogen.config import MelConfig, VocoderConfig
 from audiogen.mel import Mel
+from audiogen.models.partials import turned
 
 MEAN, STD = -5.5, 3.0                                            # of log-mels of sounds at usual levels
 TAPE = 4096                                                      # frames of the looped noise
 FOLLOW = 0.5                                                     # how much of the noise's own mel is evened out at first
 CEILING = 6.0                                                    # of log magnitudes: just above a full-scale sine's
+SHY = -1.5                                                       # of partials' log magnitudes at first, beside the mel's
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a wave's spectrum is made of."""
+
+    spectrum: Tensor                                             # (B, F, T) complex: all but the partials
+    level: Tensor                                                # (B, F, T) log magnitude of the partials; (B, 0, T): none
+    offset: Tensor                                               # the same: how far they lie from each frequency, in frequencies
+
+    def frames(self, first: int, last: int) -> "Parts":
+        """Some of the frames."""
+        return Parts(*(x[..., first:last] for x in (self.spectrum, self.level, self.offset)))
+
+    def whole(self, phasors: Tensor) -> Tensor:
+        """The spectrum with partials of these phases (B, F, T), or (B, 0, T). (B, F, T) complex"""
+        return self.spectrum + self.level.exp() * phasors if phasors.shape[1] else self.spectrum
 
 
 class ConvNeXt(nn.Module):
@@ -59,12 +81,14 @@ class Vocos(nn.Module):
         self.norm_in = nn.LayerNorm(c)
         self.blocks = nn.ModuleList(ConvNeXt(c) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(c)
-        self.head = nn.Linear(c, 3 * f)                          # log magnitude, phase, log gain of the noise
+        # log magnitude, phase, log gain of the noise; and log magnitude and offset of the partials
+        self.head = nn.Linear(c, (5 if config.partials else 3) * f)
         with torch.no_grad():
             self.head.weight[:f] *= 0.3
             self.head.weight[2 * f :] *= 0.1
             self.head.bias[:f] = -2.0
             self.head.bias[2 * f :] = 0.0
+            self.head.bias[3 * f : 4 * f] = SHY
         sign = 1 - 2 * (torch.arange(f) % 2)                     # phases relative to each frame's middle
         self.register_buffer("sign", sign[:, None], persistent=False)
         self.register_buffer("window", torch.hann_window(n), persistent=False)
@@ -90,12 +114,17 @@ class Vocos(nn.Module):
         sign = 1 - 2 * (torch.arange(self.frequencies) % 2)[:, None]
         return Mel(self.framing)(piece)[0, :, inner], spectrum[0, :, inner] * sign
 
-    def forward(self, mel: Tensor, begin: Tensor | None = None, at: Tensor | None = None,
-                noise: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """mel (B, M, T) -> (B, T * hop)
+    def forward(self, mel: Tensor, begin: Tensor | None = None) -> Tensor:
+        """mel (B, M, T) -> (B, T * hop); begin (B,) in [0, 1) is where on the tape each item's noise begins"""
+        parts = self.parts(mel, begin)
+        return self.invert(parts.whole(self.turn(parts)))
 
-        begin (B,) in [0, 1) is where on the tape each item's noise begins; or at (T,) names the tape's frame for each of T;
-        or `noise` brings the frames themselves: mel (M, T) and spectrum (F, T).
+    def parts(self, mel: Tensor, begin: Tensor | None = None, at: Tensor | None = None,
+              noise: tuple[Tensor, Tensor] | None = None) -> Parts:
+        """What a mel (B, M, T) asks for.
+
+        begin as for `forward`; or at (T,) names the tape's frame for each of T; or `noise` brings the frames themselves:
+        mel (M, T) and spectrum (F, T).
         """
         b, _, t = mel.shape
         mel = mel.float()
@@ -109,16 +138,21 @@ class Vocos(nn.Module):
         x = self.norm_in(self.stem(x).transpose(1, 2))           # (B, T, C)
         for block in self.blocks:
             x = block(x)
-        out = self.head(self.norm_out(x)).float().transpose(1, 2)                      # (B, 3 F, T)
-        magnitude, phase, gain = out.split(self.frequencies, dim=1)                    # (B, F, T)
-        magnitude = (self.spread @ mel + self.flat + magnitude).clamp(max=CEILING)
-        spectrum = torch.polar(magnitude.exp(), phase)
+        out = self.head(self.norm_out(x)).float().transpose(1, 2)                      # (B, 3 F or 5 F, T)
+        magnitude, phase, gain, *partials = out.split(self.frequencies, dim=1)         # (B, F, T)
+        asked = self.spread @ mel + self.flat
+        spectrum = torch.polar((asked + magnitude).clamp(max=CEILING).exp(), phase)
         if self.config.noise:
             centre = self.noise_mel.mean(dim=1)[:, None]
             gain = (self.spread @ (mel - centre - FOLLOW * (own - centre)) + gain).clamp(max=CEILING)
             white = self.noise_spectrum[:, at].transpose(0, 1) if noise is None else noise[1].to(mel.device)       # (B, F, T)
             spectrum = spectrum + gain.exp() * white
-        return self.invert(spectrum)
+        level, offset = partials or (gain[:, :0], gain[:, :0])
+        return Parts(spectrum, (asked[:, : level.shape[1]] + level).clamp(max=CEILING), offset)
+
+    def turn(self, parts: Parts, before: Tensor | None = None) -> Tensor:
+        """The phasors of the partials, which go on from those `before` (B, F). (B, F, T)"""
+        return turned(parts.level, parts.offset, self.hop / self.config.n_fft, before)
 
     def invert(self, spectrum: Tensor) -> Tensor:
         """Overlap-add of the frames' inverse transforms, phases relative to each frame's middle. (B, F, T) -> (B, T * hop)"""

@@ -133,7 +133,7 @@ CLAP_TEXT = TextConfig(kind="clap")
 SENTENCE = TextConfig(kind="sentence", parts=(".",), tokenizers=(".",), max_length=32)
 SCHEDULE = ScheduleConfig(prediction="v_prediction")
 COMPACT = AutoencoderConfig(kind="compact", latent_channels=16, channels=(64, 192, 256, 128), layers=2, groups=16)
-VOCOS = VocoderConfig(kind="vocos", bins=64, channels=384, layers=8, n_fft=640, noise=64)
+VOCOS = VocoderConfig(kind="vocos", bins=64, channels=384, layers=8, n_fft=640, noise=64, partials=True)
 
 
 def _unet(channels: tuple[int, ...], context: tuple[int, ...], film: int, groups: int = 32) -> UNetConfig:
@@ -148,7 +148,7 @@ def tiny() -> TrainConfig:
     model = ModelConfig(
         mel=MEL, text=CLAP_TEXT, schedule=SCHEDULE, unet=_unet((32, 64), (), 64, groups=16),
         autoencoder=AutoencoderConfig(kind="compact", latent_channels=16, channels=(16, 32, 32, 16), layers=1, groups=8),
-        vocoder=VocoderConfig(kind="vocos", bins=64, channels=64, layers=2, n_fft=640, noise=64),
+        vocoder=VocoderConfig(kind="vocos", bins=64, channels=64, layers=2, n_fft=640, noise=64, partials=True),
         defaults=DefaultsConfig(steps=10, guidance=3.0, duration=2.56))
     return TrainConfig(
         model=model, save_every=50, validate_every=50, sample_every=0, log_every=10,

@@ -1,5 +1,7 @@
 """The losses of every stage. Shapes: B items, S samples, T frames, M bins, C channels, F frequencies, D width."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,6 +52,21 @@ def energy_distance(real: Spectra, fake: Spectra, other: Spectra) -> Tensor:
     """
     level = loudness(real)
     return distance(fake, real, level) + distance(other, real, level) - distance(fake, other, level)
+
+
+def frequency_loss(offset: Tensor, wave: Tensor, n_fft: int, hop: int) -> Tensor:
+    """How far the partials' turn from frame to frame is from the recording's own: 1 - cos, weighted by how loud they are. ()
+
+    offset (B, F, T) as in audiogen.models.partials, wave (B, S); the recording's phases are those of its spectrum at n_fft.
+    """
+    s = torch.stft(wave, n_fft, hop, window=torch.hann_window(n_fft, device=wave.device), return_complex=True)
+    t = min(s.shape[-1], offset.shape[-1])
+    turn = s[..., 1:t] * s[..., : t - 1].conj()                  # (B, F, T - 1): frame i + 1 from frame i
+    place = torch.arange(offset.shape[1], device=wave.device)[:, None]
+    asked = 2 * math.pi * hop / n_fft * (place + offset[..., 1:t])
+    weight = (turn.abs() + 1e-9) ** 0.3                          # of both magnitudes, compressed: high partials count too
+    close = torch.cos(asked) * turn.real + torch.sin(asked) * turn.imag
+    return ((1 - close / (turn.abs() + 1e-9)) * weight).sum() / weight.sum()
 
 
 def judge_loss(real: list[Judged], fake: list[Judged]) -> Tensor:
