@@ -81,6 +81,8 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
         network = load_part(name, config, parts[name], device, dtype)
         if device == "cpu":
             pack(network)
+        elif device.startswith("cuda") and name == "unet":       # whose transformers give maps with the channels last
+            network.to(memory_format=torch.channels_last)
         return network
 
     readers: dict[str, Callable[[], Any]] = {

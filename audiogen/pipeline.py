@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from audiogen.diffusion.windows import long_noise, mixed, overlapped, tile, wind
 from audiogen.errors import AudiogenError, SettingsError
 from audiogen.mel import Mel, from_image, to_image
 from audiogen.models.hifigan import HifiGan
+from audiogen.models.recorded import Recorded
 from audiogen.recipe import MAX_SEED
 from audiogen.settings import Settings, check_prompt
 from audiogen.text import AudioLdm2, AudioLdm2Speech, Pair, TextEncoder
@@ -115,9 +117,15 @@ class Pipeline:
         context, weights = self._weights(told, cond)
         if self.once:
             self.model.forget_text()
-        denoise: Denoise = Denoiser.guided(self.model.unet, levels.step, cond, uncond, settings.guidance, settings.interval,
+        unet = self._recorded if self.device.startswith("cuda") else self.model.unet
+        denoise: Denoise = Denoiser.guided(unet, levels.step, cond, uncond, settings.guidance, settings.interval,
                                            settings.rescale, self.config.schedule.prediction)
         return denoise if weights is None else weighted(denoise, self.model.unet, context, weights)
+
+    @cached_property
+    def _recorded(self) -> Recorded:
+        """The U-Net for a GPU, with the recordings of earlier calls."""
+        return Recorded(self.model.unet)
 
     def _weights(self, told: Sequence[Weighted], cond: Conditioning) -> tuple[int, Tensor | None]:
         """Which context has the words of prompts, and how much each of its positions counts (B, L); None if all count alike."""

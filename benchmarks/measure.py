@@ -89,7 +89,7 @@ def rows(timed: dict[str, Timed], options: Options, work: float | None = None) -
         if work is not None:
             rate = work / t.seconds / 1e9
             peak = matmul_peak(options, torch.bfloat16 if "bfloat16" in name else torch.float32)
-            note += f"; {rate:.0f} GFLOP/s, {rate / peak:.2f} of the best product"
+            note += f"; {speed(rate)}, {rate / peak:.2f} of the best product"
         out.append(Row(name, duration(t.seconds), first.seconds / t.seconds, error, note))
     return out
 
@@ -101,6 +101,10 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.2 else f"{1000 * seconds:.1f} ms"
+
+
+def speed(gigaflops: float) -> str:
+    return f"{gigaflops / 1000:.0f} TFLOP/s" if gigaflops >= 10_000 else f"{gigaflops:.0f} GFLOP/s"
 
 
 def table(title: str, note: str, lines: list[Row]) -> str:
@@ -122,22 +126,28 @@ def machine(options: Options) -> list[str]:
         model = found[0] if found else model
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "diffusers", "transformers"))
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    peaks = ", ".join(f"{matmul_peak(options, kind):.0f} GFLOP/s {name}" for name, kind in kinds.items())
+    peaks = ", ".join(f"{speed(matmul_peak(options, kind))} {name}" for name, kind in kinds.items())
+    size = side(options)
     vectors = torch.backends.cpu.get_cpu_capability()
     busy = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     threads = torch.get_num_threads()
     clock = "networks in seconds of the processor (one thread)" if threads == 1 else "seconds of the wall"
     out = [f"- CPU: {model}, {os.cpu_count()} cores, {threads} threads, {vectors}; {clock}; load average {busy} at the start",
-           f"- Python {platform.python_version()}, {versions}", f"- best matrix product (2048 x 2048 x 2048): {peaks}"]
+           f"- Python {platform.python_version()}, {versions}", f"- best matrix product ({size} x {size} x {size}): {peaks}"]
     if options.device.startswith("cuda"):
         out.insert(0, f"- GPU: {torch.cuda.get_device_name()}")
     return out
 
 
+def side(options: Options) -> int:
+    """Rows and columns of the matrices by whose product machines are judged: enough to keep all of one busy."""
+    return 256 if options.quick else 8192 if options.device.startswith("cuda") else 2048
+
+
 @cache
 def matmul_peak(options: Options, dtype: torch.dtype) -> float:
     """GFLOP/s of the fastest of a few products."""
-    n = 256 if options.quick else 2048
+    n = side(options)
     a, b = (torch.randn(n, n, device=options.device).to(dtype) for _ in range(2))
     best, clock = float("inf"), _clock(options)
     for _ in range(6):

@@ -79,6 +79,8 @@ def unet_steps(family: str, options: Options) -> list[Row]:
         net = copy.deepcopy(ours).to(device, dtype)
         if device == "cpu":
             pack(net)
+        else:
+            net.to(memory_format=torch.channels_last)
         attended, noisy = Attended(cond.to(device, dtype)), x.to(device, dtype)
         return lambda: net(noisy, step, attended)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import networks, published
+from benchmarks import gpu, networks, published
 from benchmarks.__main__ import main
 from benchmarks.measure import Options, alternate, relative, rows
 
@@ -54,3 +54,14 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         main(["--only", "nonsense"])
     assert "no part 'nonsense'" in capsys.readouterr().err
+
+
+def test_the_part_for_a_gpu(tmp_path: Path) -> None:
+    main(["--quick", "--only", "gpu", "--out", str(tmp_path / "report.md")])
+    text = (tmp_path / "report.md").read_text()
+    assert re.findall(r"## One guided U-Net step of AudioLDM 2: (\d) clip", text) == ["1", "2"]
+    errors = [float(e) for e in re.findall(r"\| audiogen, float32 \| [\d.]+ m?s \| [\d.]+x \| (\S+) \|", text)]
+    assert len(errors) == 2
+    assert all(e < 1e-5 for e in errors)                         # the same weights and the same inputs
+    assert len(re.findall(r"\| 2 clips together, each \| [\d.]+ m?s \|", text)) == 2
+    assert "gpu" not in gpu.sections(Options())                  # a CPU would take long

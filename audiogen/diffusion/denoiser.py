@@ -9,6 +9,7 @@ from torch import Tensor
 
 from audiogen.diffusion.conditioning import Conditioning, collate
 from audiogen.diffusion.sampling import Denoise
+from audiogen.models.recorded import Recorded
 from audiogen.models.unet import Attended, UNet
 
 
@@ -21,7 +22,7 @@ class Denoiser:
     (Kynkäänniemi et al. 2024), at half the work.
     """
 
-    unet: UNet
+    unet: UNet | Recorded
     step: Callable[[Tensor], Tensor]                             # sigma () -> training step ()
     alone: Attended                                              # batch B: the conditional one
     both: Attended | None = None                                 # batch 2 B: unconditional half, then conditional
@@ -31,8 +32,8 @@ class Denoiser:
     prediction: str = "epsilon"
 
     @classmethod
-    def guided(cls, unet: UNet, step: Callable[[Tensor], Tensor], cond: Conditioning, uncond: Conditioning | None,
-               guidance: float, interval: tuple[float, float] | None = None, rescale: float = 0.0,
+    def guided(cls, unet: UNet | Recorded, step: Callable[[Tensor], Tensor], cond: Conditioning,
+               uncond: Conditioning | None, guidance: float, interval: tuple[float, float] | None = None, rescale: float = 0.0,
                prediction: str = "epsilon") -> "Denoiser":
         """The denoiser of `cond`, guided away from `uncond` if that is given."""
         both = None if uncond is None else Attended(collate([uncond, cond]))
@@ -41,19 +42,22 @@ class Denoiser:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x (B, C, h, w) float32 in the frame z + sigma * noise, sigma () -> z (B, C, h, w) float32"""
         scale = 1 / (1 + sigma**2).sqrt()                        # to the unit-variance frame of training
-        dtype = self.unet.conv_in.weight.dtype
-        x_in = (x * scale).to(dtype)
-        step = self.step(sigma).to(x.device, torch.float32)
+        x_in = (x * scale).to(self.unet.dtype)
         low, high = self.interval
         if self.both is None or self.guidance == 1.0 or not low <= float(sigma) <= high:
-            out = self.unet(x_in, step.expand(len(x)), self.alone).float()
+            out = self._ask(x_in, sigma, self.alone)
         else:
-            both = self.unet(torch.cat([x_in, x_in]), step.expand(2 * len(x)), self.both).float()
-            without, with_ = both.chunk(2)
+            without, with_ = self._ask(torch.cat([x_in, x_in]), sigma, self.both).chunk(2)
             out = without + self.guidance * (with_ - without)
             if self.rescale:
                 out = torch.lerp(out, out * (_spread(with_) / _spread(out)), self.rescale)
         return to_clean(x, out, sigma, self.prediction)
+
+    def _ask(self, x: Tensor, sigma: Tensor, text: Attended) -> Tensor:
+        """x (B, C, h, w) as the U-Net takes it -> its prediction (B, C, h, w) float32"""
+        # a number that is filled in, not a tensor that is moved: a GPU's queue would have to run empty for that
+        step = torch.full((len(x),), float(self.step(sigma)), dtype=torch.float32, device=x.device)
+        return self.unet(x, step, text).float()
 
 
 def to_clean(x: Tensor, out: Tensor, sigma: Tensor, prediction: str) -> Tensor:

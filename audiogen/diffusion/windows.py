@@ -64,9 +64,9 @@ def overlapped(f: Callable[[Tensor, int], Tensor], x: Tensor, tiling: Tiling, ax
         return f(x, 0)
     total = share = None
     for i in range(len(tiling.starts)):
-        part = f(x.index_select(axis, _positions(tiling.at(i), scale[0]).to(x.device)), i)
-        at = _positions(tiling.at(i), scale[1]).to(part.device)
-        weight = tiling.weight(i).repeat_interleave(scale[1]).to(part)
+        part = f(x.index_select(axis, moved(_positions(tiling.at(i), scale[0]), x)), i)
+        at = moved(_positions(tiling.at(i), scale[1]), part)
+        weight = moved(tiling.weight(i).repeat_interleave(scale[1]).to(part.dtype), part)
         if total is None or share is None:
             total = part.new_zeros([*part.shape[:axis], tiling.length * scale[1], *part.shape[axis + 1 :]])
             share = part.new_zeros(tiling.length * scale[1])
@@ -74,6 +74,11 @@ def overlapped(f: Callable[[Tensor, int], Tensor], x: Tensor, tiling: Tiling, ax
         share.index_add_(0, at, weight)
     assert total is not None and share is not None  # noqa: PT018
     return total / along(share, axis, total.ndim)
+
+
+def moved(values: Tensor, x: Tensor) -> Tensor:
+    """A few values of the CPU's, where x lies; a CUDA device goes on with what it does meanwhile."""
+    return values.to(x.device, non_blocking=x.is_cuda)
 
 
 def _positions(frames: Tensor, scale: int) -> Tensor:
@@ -96,7 +101,7 @@ def mixed(parts: Sequence[tuple[Denoise, Tensor]], axis: int) -> Denoise:
     heard = [(denoise, share) for denoise, share in parts if share.any()]
     if len(heard) == 1:
         return heard[0][0]
-    return lambda x, sigma: sum(d(x, sigma) * along(share.to(x), axis, x.ndim) for d, share in heard)   # type: ignore[return-value]
+    return lambda x, sigma: sum(d(x, sigma) * along(moved(share.to(x.dtype), x), axis, x.ndim) for d, share in heard)   # type: ignore[return-value]
 
 
 def long_noise(seeds: list[int], shape: tuple[int, ...], axis: int, size: int) -> Noise:

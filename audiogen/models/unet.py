@@ -147,9 +147,9 @@ class Level(nn.Module):
 class Attended:
     """A Conditioning as the transformers see it: keys and values are projected once, however many steps use them."""
 
-    def __init__(self, cond: Conditioning):
+    def __init__(self, cond: Conditioning, known: dict[int, list[KeysValues]] | None = None):
         self.cond = cond
-        self._known: dict[int, list[KeysValues]] = {}
+        self._known = {} if known is None else known             # by id of the layer
 
     def known(self, layer: Transformer) -> list[KeysValues] | None:
         if layer.target is None:
@@ -197,6 +197,10 @@ class UNet(nn.Module):
             c = out
         self.conv_norm_out = GroupNorm(config.groups, c0, eps=1e-5)
         self.conv_out = Conv2d(c0, config.out_channels, 3, padding=1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv_in.weight.dtype
 
     def forward(self, x: Tensor, step: Tensor, cond: Conditioning | Attended) -> Tensor:
         """Predict noise (or velocity, as trained).
