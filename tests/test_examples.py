@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from clips import RATE, folder
 
@@ -17,7 +18,7 @@ from audiogen.train.captions import Captions
 from audiogen.train.config import DataConfig
 from audiogen.train.data import prepare
 from audiogen.train.diffusion import leave_out
-from audiogen.train.examples import Drawer, normal, played, smooth, uniform
+from audiogen.train.examples import Drawer, endless, normal, played, smooth, steady, uniform
 
 
 def test_noise_is_normal_and_each_items_own() -> None:
@@ -130,3 +131,33 @@ def test_dropout_only_while_training() -> None:
     first, second = (unet.train()(x, step, Conditioning()) for _ in range(2))
     assert not torch.allclose(first, plain)
     assert not torch.allclose(first, second)
+
+
+def test_what_is_steady_goes_on_and_a_bark_does_not() -> None:
+    rng = np.random.default_rng(0)
+    rain = rng.standard_normal(24_000).astype(np.float32)
+    bark = rain * (np.arange(24_000) < 8000)
+    assert steady(rain, 16_000)
+    assert not steady(bark, 16_000)
+    assert not steady(rain[:4000], 16_000), "too short to know"
+    long = endless(rain, 100_000, 5000, 4000)
+    assert len(long) == 100_000
+    power = np.square(long.reshape(-1, 400)).mean(axis=1)
+    assert power.min() > 0.7
+    assert power.max() < 1.4
+    assert np.array_equal(long[:11_000], rain[9000:20_000]), "from where it begins on"
+    assert np.array_equal(long[20_000:40_000], long[:20_000]), "again after all but the seam"
+    saw = endless(np.arange(24_000, dtype=np.float32), 100_000, 0, 4000)
+    assert np.abs(np.diff(saw)).max() < 0.02 * np.abs(np.diff(np.resize(np.arange(24_000), 100_000))).max()
+
+
+@pytest.mark.parametrize("again", [0.75, 0.0])
+def test_a_short_steady_clip_fills_the_example_if_clips_may_happen_again(again: float, tmp_path: Path) -> None:
+    rain = 0.3 * np.random.default_rng(1).standard_normal(16_000).astype(np.float32)
+    soundfile.write(tmp_path / "rain.wav", rain, 16_000)
+    (tmp_path / "rain.txt").write_text("rain")
+    dataset, _ = prepare(tmp_path, tmp_path / "cache", 16_000)
+    drawer = Drawer(dataset, dataset.clips, DataConfig(again=again), "x")
+    waves = drawer.batch(0, range(20), 5.0).wave
+    quiet = (waves.view(20, -1, 1600).square().mean(dim=2) < 1e-4).float().mean()
+    assert float(quiet) == 0 if again else float(quiet) > 0.5

@@ -84,6 +84,8 @@ class ImageDiscriminator(nn.Module):
 def run(layers: nn.ModuleList, out: nn.Module, x: Tensor) -> Judged:
     """The verdict of `out` on what `layers` make of x, and their features, for feature matching."""
     features = []
+    if x.is_cuda:                                                # else each convolution would turn its maps around and back
+        x = x.contiguous(memory_format=torch.channels_last)
     for layer in layers:
         x = F.leaky_relu(layer(x), 0.1)
         features.append(x)

@@ -30,7 +30,7 @@ class DataConfig:
     balance: float = 0.5                          # a label of n clips is drawn in proportion to n ** balance; 1: as it comes
     words: str | None = None                      # a file of labels' other wordings, and how often each label is drawn
     words_rate: float = 0.5                       # share of captions taken from there, where the label has any
-    again: float = 0.75                           # short clips that happen again at random gaps; the others happen once
+    again: float = 0.75                          # short clips that happen again at random gaps; steady ones go on
     onset: float = 0.0                            # share of the parts of longer clips that begin where the clip does
     room: tuple[float, float] = (6e-5, 6e-4)      # level of the room's noise under a sound of peak 1, from - to
     level: tuple[float, float] = (0.5, 0.9)       # peak, from - to

@@ -21,6 +21,9 @@ TRIES = 3                                                        # for a crop in
 CAPTION = "~"                                                    # in a sentence around it
 LOW = 2**24 - 1                                                  # bits that a float32 holds exactly
 FADE = 0.005                                                     # seconds, at the ends of clips that are set into a longer sound
+FRAME = 0.05                                                     # seconds, in which a clip's steadiness is looked at
+STEADY = 10.0                                                    # by how much all but a tenth of the frames' powers may differ
+SEAM = 0.25                                                      # seconds, over which a steady clip goes over into itself
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Drawer:
         return rng.choice(words) if words and rng.random() < self.config.words_rate else rng.choice(clip.captions)
 
     def arrange(self, clip: Clip, n: int, rng: random.Random) -> Array:
-        """The clip in n samples, peak 1: a part of it in which something sounds, or all of it once, or again and again."""
+        """The clip in n samples, peak 1: a part of it in which something sounds, or all of it once, again, or on and on."""
         wave, rate, (slow, fast) = self.dataset.wave(clip), self.dataset.rate, self.config.speed
         speed = math.exp(rng.uniform(math.log(slow), math.log(fast))) if fast > slow else slow
         need = n if speed == 1 else smooth(n * speed)
@@ -164,6 +167,9 @@ class Drawer:
             enough = 0.16 * float(np.square(wave).mean())
             best = next((s for s, p in zip(starts, level, strict=True) if p > enough), starts[int(np.argmax(level))])
             out = played(wave[best : best + need], speed)[:n]
+        elif self.config.again and steady(wave, rate):           # rain does not stop because the recording does
+            wave = played(wave, speed)
+            out = endless(wave, n, rng.randrange(len(wave)), int(SEAM * rate))
         else:
             out, wave = np.zeros(n, np.float32), played(faded(wave, FADE * rate), speed)[:n]
             again, pause = rng.random() < self.config.again, rng.choice((0.05, 0.3, 0.8))
@@ -175,6 +181,25 @@ class Drawer:
                 if not again:
                     break
         return out / max(1e-3, float(np.abs(out).max()))
+
+
+def steady(wave: Array, rate: int) -> bool:
+    """Whether a sound (S,) of at least half a second is as loud all the time: rain, an engine, but no bark."""
+    m = int(FRAME * rate)
+    if len(wave) < 10 * m:
+        return False
+    power = np.square(wave[: len(wave) // m * m].reshape(-1, m)).mean(axis=1) + 1e-12
+    low, middle, high = np.quantile(power, (0.05, 0.5, 0.95))
+    return bool(low * STEADY > middle and high < middle * STEADY)
+
+
+def endless(wave: Array, n: int, begin: int, seam: int) -> Array:
+    """n samples of a sound (S,) that goes over into its own beginning, from sample `begin` of that circle on."""
+    m = min(seam, len(wave) // 3)
+    ramp = np.sqrt(np.linspace(0, 1, m, dtype=np.float32))       # what is unlike itself keeps its power so
+    circle = wave[m:].copy()
+    circle[-m:] = circle[-m:] * ramp[::-1] + wave[:m] * ramp
+    return np.resize(np.roll(circle, -begin), n)
 
 
 def played(wave: Array, speed: float) -> Array:
