@@ -56,7 +56,7 @@ def around(vocoder: Vocos, mel: Tensor, piece: int) -> Tensor:
         at = torch.arange(a - context, b + context, device=mel.device) % frames
         noise = vocoder.noise(a - context, b + context, frames)
         each.append(vocoder.parts(mel[..., at], noise=noise).frames(context, context + b - a))
-    whole = Parts(*(torch.cat([getattr(p, name) for p in each], dim=-1) for name in ("spectrum", "level", "offset")))
+    whole = Parts(*(torch.cat([getattr(p, name) for p in each], dim=-1) for name in ("spectrum", "rest", "level", "offset")))
     spectrum = whole.whole(closed(whole.level, whole.offset, hop / vocoder.config.n_fft))        # (B, F, T)
     at = torch.arange(-edge, frames + edge, device=mel.device) % frames
     return vocoder.invert(spectrum[..., at])[:, edge * hop : (edge + frames) * hop]

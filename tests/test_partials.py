@@ -8,8 +8,8 @@ from torch import Tensor
 
 from audiogen.config import MelConfig, VocoderConfig
 from audiogen.models.partials import closed, turned
-from audiogen.models.vocos import Vocos
-from audiogen.train.losses import frequency_loss
+from audiogen.models.vocos import Parts, Vocos
+from audiogen.train.losses import partial_losses
 from audiogen.vocode import vocode
 
 N, HOP, RATE = 640, 160, 16_000
@@ -102,14 +102,24 @@ def test_a_rotated_loop_is_the_loop_rotated(vocoder: Vocos) -> None:
 
 
 @pytest.mark.parametrize("hz", [437.0, 1010.3])
-def test_the_loss_of_frequencies_is_least_at_the_tone(hz: float) -> None:
-    wave = torch.sin(2 * math.pi * hz * torch.arange(16_000) / RATE)[None]
+def test_losses_of_a_tone_and_of_noise(hz: float) -> None:
+    """The first is least at the tone's frequency; the second wants a tone as partials and noise as noise."""
+    sine = torch.sin(2 * math.pi * hz * torch.arange(16_000) / RATE)[None]
+    noise = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
     _, offset = tone(hz, 101)
-    near = (torch.arange(N // 2 + 1) - hz * N / RATE).abs() < 2
-    offset = torch.where(near[:, None], offset, 0.0)
-    right = float(frequency_loss(offset, wave, N, HOP))
-    sharp, flat = float(frequency_loss(offset + 0.3, wave, N, HOP)), float(frequency_loss(offset - 0.3, wave, N, HOP))
+    near = ((torch.arange(N // 2 + 1) - hz * N / RATE).abs() < 2)[:, None]
+    offset = torch.where(near, offset, 0.0)
+
+    def losses(wave: Tensor, share: float, detune: float = 0.0) -> tuple[float, float]:
+        log = (torch.stft(wave, N, HOP, window=torch.hann_window(N), return_complex=True).abs() + 1e-3).log()
+        tonal = torch.where(near | (wave is noise), share, 0.01)
+        level, rest = log + tonal.log() / 2, log + (1 - tonal).log() / 2
+        return tuple(map(float, partial_losses(Parts(log + 0j, rest, level, offset + detune), wave, N, HOP)))    # type: ignore[return-value]
+
+    right, sharp, flat = (losses(sine, 0.9, by)[0] for by in (0.0, 0.3, -0.3))
     assert right < min(sharp, flat)
+    assert losses(sine, 0.9)[1] < losses(sine, 0.1)[1]
+    assert losses(noise, 0.9)[1] > losses(noise, 0.1)[1]
 
 
 def test_a_vocoder_without_partials_is_as_it_was(vocoder: Vocos) -> None:

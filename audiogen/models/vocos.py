@@ -31,12 +31,13 @@ class Parts:
     """What a wave's spectrum is made of."""
 
     spectrum: Tensor                                             # (B, F, T) complex: all but the partials
+    rest: Tensor                                                 # (B, F, T) its log magnitude, as expected
     level: Tensor                                                # (B, F, T) log magnitude of the partials; (B, 0, T): none
     offset: Tensor                                               # the same: how far they lie from each frequency, in frequencies
 
     def frames(self, first: int, last: int) -> "Parts":
         """Some of the frames."""
-        return Parts(*(x[..., first:last] for x in (self.spectrum, self.level, self.offset)))
+        return Parts(*(x[..., first:last] for x in (self.spectrum, self.rest, self.level, self.offset)))
 
     def whole(self, phasors: Tensor) -> Tensor:
         """The spectrum with partials of these phases (B, F, T), or (B, 0, T). (B, F, T) complex"""
@@ -94,6 +95,7 @@ class Vocos(nn.Module):
         self.register_buffer("window", torch.hann_window(n), persistent=False)
         self.register_buffer("spread", spread(config, mel), persistent=False)
         self.flat = math.log(mel.sample_rate / mel.n_fft)        # a flat magnitude spectrum of 1 has this much less mel
+        self.loud = math.log(float(self.window.square().sum())) / 2                  # of the noise's magnitudes, root mean square
         self.framing = replace(mel, mean=0.0, std=1.0)
         noise_mel, noise_spectrum = self.noise(0, TAPE, TAPE)
         self.register_buffer("noise_mel", noise_mel, persistent=False)
@@ -141,14 +143,16 @@ class Vocos(nn.Module):
         out = self.head(self.norm_out(x)).float().transpose(1, 2)                      # (B, 3 F or 5 F, T)
         magnitude, phase, gain, *partials = out.split(self.frequencies, dim=1)         # (B, F, T)
         asked = self.spread @ mel + self.flat
-        spectrum = torch.polar((asked + magnitude).clamp(max=CEILING).exp(), phase)
+        rest = (asked + magnitude).clamp(max=CEILING)
+        spectrum = torch.polar(rest.exp(), phase)
         if self.config.noise:
             centre = self.noise_mel.mean(dim=1)[:, None]
             gain = (self.spread @ (mel - centre - FOLLOW * (own - centre)) + gain).clamp(max=CEILING)
             white = self.noise_spectrum[:, at].transpose(0, 1) if noise is None else noise[1].to(mel.device)       # (B, F, T)
             spectrum = spectrum + gain.exp() * white
+            rest = torch.logaddexp(2 * rest, 2 * (gain + self.loud)) / 2
         level, offset = partials or (gain[:, :0], gain[:, :0])
-        return Parts(spectrum, (asked[:, : level.shape[1]] + level).clamp(max=CEILING), offset)
+        return Parts(spectrum, rest, (asked[:, : level.shape[1]] + level).clamp(max=CEILING), offset)
 
     def turn(self, parts: Parts, before: Tensor | None = None) -> Tensor:
         """The phasors of the partials, which go on from those `before` (B, F). (B, F, T)"""

@@ -72,6 +72,7 @@ class AutoencoderStageConfig(StageConfig):
 class VocoderStageConfig(StageConfig):
     energy: float = 1.0                           # energy distance of spectra (Gritsenko et al. 2020); a plain one without noise
     mel: float = 0.5
+    surprise: float = 0.3                         # of a vocoder with partials: tones told from noise
     adversarial: float = 0.0
     features: float = 1.0                         # feature matching
     adversarial_from: int = 0                     # step

@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiogen.models.discriminators import Judged
+from audiogen.models.vocos import Parts
 
 WINDOWS = (128, 256, 512, 1024, 2048)                            # samples, of the spectra that waves are compared in
 QUIET = 2e-4                                                     # a spectrum's magnitude below which differences do not count
+APART = 3                                                        # frames of a spectrum that hear nearly nothing in common
+FAINT = 1e-4                                                     # power below which nothing is surprising
 Spectra = list[tuple[Tensor, Tensor]]                            # magnitudes (B, F, T) and their logarithms, a pair per window
 
 
@@ -54,19 +57,32 @@ def energy_distance(real: Spectra, fake: Spectra, other: Spectra) -> Tensor:
     return distance(fake, real, level) + distance(other, real, level) - distance(fake, other, level)
 
 
-def frequency_loss(offset: Tensor, wave: Tensor, n_fft: int, hop: int) -> Tensor:
-    """How far the partials' turn from frame to frame is from the recording's own: 1 - cos, weighted by how loud they are. ()
+def partial_losses(parts: Parts, wave: Tensor, n_fft: int, hop: int) -> tuple[Tensor, Tensor]:
+    """How wrong the frequencies of a vocoder's partials are, and how surprising a recording is to them. (), ()
 
-    offset (B, F, T) as in audiogen.models.partials, wave (B, S); the recording's phases are those of its spectrum at n_fft.
+    The first is 1 - cos of the error of a frame's turn, weighted by how loud it is there. The second takes each frame of the
+    recording's spectrum as that of APART frames before, turned, at the level of the partials, and something unforeseen at the
+    level of the rest (a negative log likelihood, of long tails): what is a tone and what is noise is learnt from it.
+    wave (B, S); the parts (B, F, T) are of its mel.
     """
     s = torch.stft(wave, n_fft, hop, window=torch.hann_window(n_fft, device=wave.device), return_complex=True)
-    t = min(s.shape[-1], offset.shape[-1])
+    t = min(s.shape[-1], parts.offset.shape[-1])
+    place = torch.arange(s.shape[1], device=wave.device)[:, None]
+    advance = 2 * math.pi * hop / n_fft * (place + parts.offset[..., :t])              # (B, F, T)
     turn = s[..., 1:t] * s[..., : t - 1].conj()                  # (B, F, T - 1): frame i + 1 from frame i
-    place = torch.arange(offset.shape[1], device=wave.device)[:, None]
-    asked = 2 * math.pi * hop / n_fft * (place + offset[..., 1:t])
     weight = (turn.abs() + 1e-9) ** 0.3                          # of both magnitudes, compressed: high partials count too
-    close = torch.cos(asked) * turn.real + torch.sin(asked) * turn.imag
-    return ((1 - close / (turn.abs() + 1e-9)) * weight).sum() / weight.sum()
+    error = 1 - along(turn, advance[..., 1:]) / (turn.abs() + 1e-9)
+    ahead = advance[..., 1:].unfold(-1, APART, 1).sum(dim=-1)    # (B, F, T - APART)
+    now, then = s[..., APART:t], s[..., : t - APART]
+    tone, rest = parts.level[..., APART:t].exp(), (2 * parts.rest[..., APART:t]).exp() + FAINT
+    agree = along(now * then.conj() / (then.abs() + 1e-9), ahead)                      # of this frame, in the phase foreseen
+    unforeseen = (now.abs().square() + tone.square() - 2 * tone * agree).clamp(min=0)
+    return (error * weight).sum() / weight.sum(), (2 * (rest + unforeseen).log() - rest.log()).mean()
+
+
+def along(z: Tensor, angle: Tensor) -> Tensor:
+    """The part of a complex number that lies along an angle."""
+    return angle.cos() * z.real + angle.sin() * z.imag
 
 
 def judge_loss(real: list[Judged], fake: list[Judged]) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from audiogen.config import ModelConfig
 from audiogen.mel import from_image
 from audiogen.models.discriminators import WaveDiscriminator
-from audiogen.models.vocos import Vocos
+from audiogen.models.vocos import Parts, Vocos
 from audiogen.train.config import VocoderStageConfig
 from audiogen.train.examples import Examples, normal, uniform
 from audiogen.train.losses import (
@@ -15,9 +15,9 @@ from audiogen.train.losses import (
     energy_distance,
     feature_loss,
     fool_loss,
-    frequency_loss,
     judge_loss,
     loudness,
+    partial_losses,
     spectra,
 )
 from audiogen.train.stage import AdversarialStage, Inputs, Losses, Machine
@@ -50,7 +50,7 @@ class VocoderStage(AdversarialStage):
         wave = wave[:, : frames * self.model.mel.hop]
         twice = c.energy > 0 and self.noisy                      # two draws of its noise for each mel
         with self.machine.autocast():
-            out, offset = self.speak(mel.repeat(2, 1, 1) if twice else mel, keys, 2 if twice else 1)
+            out, parts = self.speak(mel.repeat(2, 1, 1) if twice else mel, keys, 2 if twice else 1)
         out = out[:, : wave.shape[-1]].float()
         fake = out[: len(wave)]
         own = self.mel(out)[..., EDGE:-EDGE]
@@ -62,9 +62,10 @@ class VocoderStage(AdversarialStage):
             told["spectra"] = (energy_distance(real, spectra(fake), spectra(out[len(wave) :])) if twice
                                else distance(spectra(fake), real, loudness(real)))
             loss = loss + c.energy * told["spectra"]
-        if offset is not None:
-            told["frequency"] = frequency_loss(offset[: len(wave)], wave, self.model.vocoder.n_fft, self.model.mel.hop)
-            loss = loss + told["frequency"]
+        if parts is not None:
+            own = Parts(*(x[: len(wave)] for x in (parts.spectrum, parts.rest, parts.level, parts.offset)))
+            told["frequency"], told["surprise"] = partial_losses(own, wave, self.model.vocoder.n_fft, self.model.mel.hop)
+            loss = loss + told["frequency"] + c.surprise * told["surprise"]
         if decoded is not None:
             told["decoded"] = decoded
             loss = loss + 0.5 * decoded
@@ -90,13 +91,13 @@ class VocoderStage(AdversarialStage):
         given = from_image(back, self.model.mel)                 # (n, M, T')
         return torch.cat([mel[:-n, :, : given.shape[-1]], given]), F.l1_loss(back, image)
 
-    def speak(self, mel: Tensor, keys: Tensor, times: int) -> tuple[Tensor, Tensor | None]:
-        """The vocoder's waves, where its noise begins drawn for each item; and the offsets of its partials, if it has any."""
+    def speak(self, mel: Tensor, keys: Tensor, times: int) -> tuple[Tensor, Parts | None]:
+        """The vocoder's waves, where its noise begins drawn for each item; and what they are made of, if it has partials."""
         net = self.modules["vocoder"]
         if not isinstance(net, Vocos):
             return net(mel), None
         parts = net.parts(mel, torch.cat([uniform(keys, salt=2 + i) for i in range(times)]))
-        return net.invert(parts.whole(net.turn(parts))), parts.offset if self.model.vocoder.partials else None
+        return net.invert(parts.whole(net.turn(parts))), parts if self.model.vocoder.partials else None
 
     def contest(self, wave: Tensor, fake: Tensor, told: Losses) -> Tensor:
         """The judges' own backward, and the generator's loss against them."""
