@@ -105,7 +105,8 @@ class Pipeline:
 
     def noise(self, settings: Settings, seeds: Sequence[int]) -> Noise:
         """Draws of noise (B, C, h, w) on the device, each item's from its own seed."""
-        draw = long_noise(list(seeds), self.latent_shape(settings), self.axis, self.window)
+        second = max(1, round(self.config.mel.sample_rate / self.step))
+        draw = long_noise(list(seeds), self.latent_shape(settings), self.axis, self.window, second)
         return lambda: draw().to(self.device)
 
     def denoiser(self, prompts: Sequence[str], negatives: Sequence[str | None], says: Sequence[str | None], settings: Settings,

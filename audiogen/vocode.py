@@ -38,7 +38,7 @@ def by_spectra(vocoder: Vocos, mel: Tensor, piece: int) -> Tensor:
     for a in range(0, frames, piece):
         b = min(a + piece, frames)
         first, last = max(a - context, 0), min(b + context, frames)                    # that the network sees
-        low, high = max(a - edge, 0), min(b + edge, frames)      # whose spectra overlap with the piece
+        low, high = max(a - edge, first), min(b + edge, last)    # whose spectra overlap with the piece
         parts = vocoder.parts(mel[..., first:last], at=torch.arange(first, last) % TAPE).frames(low - first, high - first)
         phasors = vocoder.turn(parts, before)
         before = phasors[..., b - edge - 1 - low] if b > edge else None                # where the next piece goes on

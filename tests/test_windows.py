@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audiogen.config import MelConfig, VocoderConfig
 from audiogen.diffusion.loop import wrapping
-from audiogen.diffusion.windows import Tiling, along, long_noise, overlapped, tile, windowed
+from audiogen.diffusion.windows import STREAM, Tiling, along, held, long_noise, overlapped, tile, windowed
 from audiogen.errors import SettingsError
 from audiogen.models.vocos import Vocos
 from audiogen.pipeline import Pipeline
@@ -91,15 +91,27 @@ def test_the_network_never_sees_more_than_its_window() -> None:
 
 
 @pytest.mark.parametrize("layout", ["time", "frequency"])
-def test_noise_of_a_long_sound_begins_as_that_of_a_short_one(layout: str) -> None:
-    axis, shape = (2, (3, 40, 2)) if layout == "time" else (3, (3, 2, 40))
-    first = (3, 16, 2) if layout == "time" else (3, 2, 16)
-    plain = long_noise([7, 8], first, axis, 16)()
-    long = long_noise([7, 8], shape, axis, 16)()
-    assert torch.equal(long.narrow(axis, 0, 16), plain)
+def test_noise_of_a_long_sound(layout: str) -> None:
+    """Blocks of their own, the first that of a short sound; but what is slow in them stays as it is in the first one's middle."""
+    axis, shape = (2, (3, 2000, 5)) if layout == "time" else (3, (3, 5, 2000))
+    first = (3, 16, 5) if layout == "time" else (3, 5, 16)
+    plain = long_noise([7, 8], first, axis, 16, 8)()
     assert torch.equal(plain[1], torch.randn(first, generator=torch.Generator().manual_seed(8)))
-    assert relative(long.narrow(axis, 16, 16), plain) > 0.5      # the next block is another draw
-    assert abs(float(long_noise([1], (50, 100, 20), 2, 16)().std()) - 1) < 0.01
+    long = long_noise([7, 8], shape, axis, 16, 8)()
+    blocks = [long_noise([(seed + k * STREAM) % 2**63 for seed in (7, 8)], first, axis, 16, 8)() for k in range(125)]
+    change = torch.cat(blocks, dim=axis) - long
+    assert 0.1 < float(change.std()) < 0.6                       # another draw would be 1.4 away
+    assert torch.equal(torch.cat(blocks, dim=axis).narrow(axis, 0, 16), plain)
+    assert relative(long.narrow(axis, 16, 16), plain) > 0.9, "the next block is another draw"
+    assert float(change.diff(dim=axis).std()) < 0.2, "only what is slow was changed"
+
+    many = held(torch.randn(20_000, 1, 60, generator=torch.Generator().manual_seed(0)), 2, 8, 8)
+    assert float((many[..., 20:-10].var(dim=0) - 1).abs().max()) < 0.05
+
+    def means(noise: Tensor) -> Tensor:                          # of 20 frames each
+        return noise.movedim(axis, -1).unflatten(-1, (100, 20)).mean(dim=-1)
+
+    assert float(means(long).std(dim=-1).mean()) < 0.3 * float(means(torch.cat(blocks, dim=axis)).std(dim=-1).mean())
 
 
 def vocoders() -> list[tuple[object, int]]:

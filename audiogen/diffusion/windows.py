@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from audiogen.diffusion.sampling import Denoise, Noise, item_noise
@@ -104,14 +105,31 @@ def mixed(parts: Sequence[tuple[Denoise, Tensor]], axis: int) -> Denoise:
     return lambda x, sigma: sum(d(x, sigma) * along(moved(share.to(x.dtype), x), axis, x.ndim) for d, share in heard)   # type: ignore[return-value]
 
 
-def long_noise(seeds: list[int], shape: tuple[int, ...], axis: int, size: int) -> Noise:
+def long_noise(seeds: list[int], shape: tuple[int, ...], axis: int, size: int, slow: int) -> Noise:
     """Draws (B, *shape) in blocks of `size` along `axis` (of the draw), each with its own generator.
 
-    So the beginning of a sound has the same noise however long it is, and the first window that of a short one.
+    Of a draw of several blocks, what changes more slowly than in `slow` frames stays as it is in the middle of the first.
     """
     length = shape[axis - 1]
     if length <= size:
         return item_noise(seeds, shape)
     block = (*shape[: axis - 1], size, *shape[axis:])
     draws = [item_noise([(seed + k * STREAM) % 2**63 for seed in seeds], block) for k in range(math.ceil(length / size))]
-    return lambda: torch.cat([draw() for draw in draws], dim=axis).narrow(axis, 0, length)
+    return lambda: held(torch.cat([draw() for draw in draws], dim=axis), axis, size // 2, slow).narrow(axis, 0, length)
+
+
+def held(noise: Tensor, axis: int, at: int, slow: int) -> Tensor:
+    """Noise whose slow part is everywhere that of frame `at`: else rain would stop and swell, as some of what was learnt does.
+
+    What is slow is the average over `slow` frames, taken twice. Each value's variance stays 1.
+    """
+    n = 2 * (slow // 2) + 1
+    average = noise.movedim(axis, -1)
+    shape = average.shape
+    average = average.reshape(1, -1, shape[-1])
+    for _ in range(2):
+        average = F.avg_pool1d(average, n, 1, n // 2, count_include_pad=False)
+    average = average.view(shape).movedim(-1, axis)
+    power = (2 * n**2 + 1) / (3 * n**3)                          # of the average: the sum of its squared weights
+    missing = 2 / n - power                                      # what noise loses without it, by its weight 1 / n at the middle
+    return noise - average + average.narrow(axis, at, 1) * (missing / power) ** 0.5
