@@ -103,9 +103,12 @@ class Pipeline:
         assert settings.sampler is not None and settings.steps is not None  # noqa: PT018
         return grid(self.config.schedule, settings.sampler, settings.steps, bool(settings.karras))
 
-    def noise(self, settings: Settings, seeds: Sequence[int]) -> Noise:
-        """Draws of noise (B, C, h, w) on the device, each item's from its own seed."""
-        second = max(1, round(self.config.mel.sample_rate / self.step))
+    def noise(self, settings: Settings, seeds: Sequence[int], hold: bool = True) -> Noise:
+        """Draws of noise (B, C, h, w) on the device, each item's from its own seed.
+
+        Over more than a window, what is slower than a second is held, so that a texture lasts; unless a recording leads it.
+        """
+        second = max(1, round(self.config.mel.sample_rate / self.step)) if hold else None
         draw = long_noise(list(seeds), self.latent_shape(settings), self.axis, self.window, second)
         return lambda: draw().to(self.device)
 

@@ -105,17 +105,23 @@ def mixed(parts: Sequence[tuple[Denoise, Tensor]], axis: int) -> Denoise:
     return lambda x, sigma: sum(d(x, sigma) * along(moved(share.to(x.dtype), x), axis, x.ndim) for d, share in heard)   # type: ignore[return-value]
 
 
-def long_noise(seeds: list[int], shape: tuple[int, ...], axis: int, size: int, slow: int) -> Noise:
+def long_noise(seeds: list[int], shape: tuple[int, ...], axis: int, size: int, slow: int | None) -> Noise:
     """Draws (B, *shape) in blocks of `size` along `axis` (of the draw), each with its own generator.
 
-    Of a draw of several blocks, what changes more slowly than in `slow` frames stays as it is in the middle of the first.
+    Of a draw of several blocks, what changes more slowly than in `slow` frames, if that is given, stays as it is in the middle
+    of the first.
     """
     length = shape[axis - 1]
     if length <= size:
         return item_noise(seeds, shape)
     block = (*shape[: axis - 1], size, *shape[axis:])
     draws = [item_noise([(seed + k * STREAM) % 2**63 for seed in seeds], block) for k in range(math.ceil(length / size))]
-    return lambda: held(torch.cat([draw() for draw in draws], dim=axis), axis, size // 2, slow).narrow(axis, 0, length)
+
+    def whole() -> Tensor:
+        noise = torch.cat([draw() for draw in draws], dim=axis)
+        return (noise if slow is None else held(noise, axis, size // 2, slow)).narrow(axis, 0, length)
+
+    return whole
 
 
 def held(noise: Tensor, axis: int, at: int, slow: int) -> Tensor:

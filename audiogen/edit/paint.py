@@ -174,11 +174,12 @@ def _fill(pipeline: Pipeline, part: Tensor, order: Order, whole: Settings, at: i
     known, shape = _encode(pipeline, part, settings), pipeline.latent_shape(settings)
     keep = keep_mask(spans, band, shape, pipeline.config.mel, pipeline.config.autoencoder.factor).to(known)
     levels, seeds, frames = pipeline.levels(settings), [order.seed] * len(part), shape[pipeline.axis - 1]
-    draw = pipeline.noise(settings, seeds)
+    hold = int((1 - keep).amax(dim=(0, 1, 5 - pipeline.axis)).sum()) > pipeline.window           # else what is there leads
+    draw = pipeline.noise(settings, seeds, hold)
     if settings.duration != whole.duration:                      # the noise of a place is that of the seed there
         assert whole.duration is not None
         beyond = frames * pipeline.step / pipeline.config.mel.sample_rate
-        long = pipeline.noise(replace(whole, duration=whole.duration + beyond), seeds)
+        long = pipeline.noise(replace(whole, duration=whole.duration + beyond), seeds, hold)
         draw = lambda: long().narrow(pipeline.axis, at, frames)  # noqa: E731
     noise = draw()
     levels, x = _begun(known, noise, levels, min(int((levels.sigmas > under).sum()), len(levels.steps) - 1))
