@@ -9,10 +9,10 @@ in the phase-locked vocoder of Laroche and Dolson 1999). Shapes: B items, F freq
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 REACH = 2                                                        # frequencies at either side that turn with the loudest of them
-FLOOR = 12.0                                                     # nats under a frame's loudest, below which all count alike
 
 
 @torch.no_grad()
@@ -21,21 +21,22 @@ def turned(level: Tensor, offset: Tensor, ratio: float, before: Tensor | None = 
 
     level (B, F, T) is the log magnitude; offset (B, F, T) how far the partial at each frequency lies from it, in units of their
     distance; `ratio` the hop over the length of the transform; `before` (B, F) the phasors that the first frame goes on from.
+    Each frequency goes on from the loudest one within its reach: a sum of them all would multiply the least difference
+    in rounding, frame by frame, wherever they cancel.
     """
     b, f, t = level.shape
     if not f:
         return level
-    place = torch.arange(f, device=level.device)
-    advance = 2 * math.pi * ratio * (place[:, None] + offset)    # (B, F, T) radians a frame
-    weight = (4 * (level - level.amax(dim=1, keepdim=True)).clamp(min=-FLOOR)).exp()
-    steps = torch.polar(weight, advance).permute(2, 0, 1).contiguous()                 # (T, B, F)
-    near = ((place[:, None] - place).abs() <= REACH).to(steps.dtype)                   # (F, F)
-    phasor = torch.ones(b, f, dtype=steps.dtype, device=level.device) if before is None else before
+    whole = (torch.arange(f, device=level.device).double() * ratio % 1).float()        # a turn's share: the rest changes nothing
+    advance = whole[:, None] + ratio * offset.float()            # (B, F, T) turns a frame
+    _, loudest = F.max_pool1d(level.transpose(1, 2).contiguous(), 2 * REACH + 1, 1, REACH, return_indices=True)  # (B, T, F)
+    steps = advance.transpose(1, 2).gather(2, loudest)           # (B, T, F)
+    phase = advance.new_zeros(b, f) if before is None else before.angle() / (2 * math.pi)
     out = torch.empty_like(steps)
     for i in range(t):
-        total = (phasor * steps[i]) @ near
-        phasor = out[i] = total / total.abs().clamp(min=1e-30)
-    return out.permute(1, 2, 0)
+        phase = out[:, i] = (phase.gather(1, loudest[:, i]) + steps[:, i]) % 1
+    out = 2 * math.pi * out.transpose(1, 2)
+    return torch.polar(torch.ones_like(out), out)
 
 
 def closed(level: Tensor, offset: Tensor, ratio: float) -> Tensor:
