@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.models import winograd
+from audiogen.models.packed import multiply, reorder
 
-ROWS = 2048                                                      # that packed matrices are laid out for; others fit too
 TINY = 128                                                       # positions up to which float32 wants the channels first
 SMALL = 1024                                                     # positions below which group norms are slow, channels last
 
@@ -69,7 +69,7 @@ class Conv2d(nn.Conv2d):
     """A convolution that adds; (B, C, h, w) -> (B, C', h', w')."""
 
     packed = False                                               # in the layout, and by the way, that is quickest
-    points: Tensor | None = None                                 # the kernel as Winograd's way needs it
+    points: list[Tensor] | None = None                           # the kernel as Winograd's way needs it
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
         """(B, C, h, w) -> (B, C', h', w'), with `plus` (B, C', h', w') added if it is given"""
@@ -94,7 +94,7 @@ class Conv2d(nn.Conv2d):
 class Conv1d(nn.Conv1d):
     """A convolution over time of what a leaky ReLU leaves; (B, C, S) -> (B, C', S)."""
 
-    packed: Tensor | None = None                                 # the kernel as Winograd's way needs it
+    packed: list[list[Tensor]] | None = None                     # the kernel as Winograd's way needs it
 
     def __init__(self, channels: int, out: int, kernel: int, dilation: int, slope: float):
         super().__init__(channels, out, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
@@ -129,22 +129,6 @@ class GroupNorm(nn.GroupNorm):
         if last and x.shape[2] * x.shape[3] < SMALL:
             return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
         return super().forward(x)
-
-
-def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, plus: Tensor | None = None, times: Tensor | None = None,
-             gelu: bool = False) -> Tensor:
-    """x (N, D) by a packed matrix, and one thing more in the same pass. (N, D')"""
-    x, op = x.contiguous(), torch.ops.mkldnn._linear_pointwise
-    if plus is not None:
-        return op.binary(x, plus.contiguous(), packed, bias, "add")
-    if times is not None:
-        return op.binary(x, times, packed, bias, "mul")
-    return op(x, packed, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
-
-
-def reorder(weight: Tensor) -> Tensor:
-    """A matrix (D', D) in the library's blocks."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
 
 def gone(weight: Tensor) -> nn.Parameter:
