@@ -15,7 +15,7 @@ TILE = 4                                                         # outputs of a 
 TAPS = 4                                                         # of a kernel over time that are taken at once
 TOGETHER = 96                                                  # tiles of maps that are transformed at once; the cache holds them
 FLOATS = 2**15                                                   # ... of time: channels times tiles
-FEWEST, NARROWEST = 16, 128                                      # tiles, channels of maps below which the plain way is as quick
+FEWEST, NARROWEST = 24, 128                                      # tiles, channels of maps below which the plain way is as quick
 
 
 def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
