@@ -92,9 +92,8 @@ def sync(folder: Path) -> None:
     """Bring the names in a folder to the disk, so that power cut now loses none of them."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    except OSError:
-        pass                                                     # not every file system can
+        with suppress(OSError):                                  # not every file system can
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -3,6 +3,7 @@
 A stage owns its forward, backward and updates, so that adversarial stages need no trainer of their own. Shapes: B items.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Machine:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.split(":")[0], self.dtype)
 
 
-class Stage:
+class Stage(ABC):
     """Networks under training; the first of `modules` is what the stage is for, the others only help it.
 
     What a step does is split for a GPU, which plays it from a graph: `inputs` may decide and copy, and makes tensors that
@@ -84,7 +85,7 @@ class Stage:
 
     def compute(self, inputs: Inputs) -> Losses:
         """Forward and backward of a part of a step; gradients add up. "loss" is what is told of it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} is not recorded: it has losses of its own.")
 
     def losses(self, examples: Examples) -> Losses:
         """The same, from examples."""
@@ -95,9 +96,9 @@ class Stage:
         """What `compute` does now, if it depends on how far the stage is."""
         return ""
 
+    @abstractmethod
     def evaluate(self, examples: Examples) -> dict[str, float]:
         """Figures on held-out examples, by the averaged weights."""
-        raise NotImplementedError
 
     def weights(self) -> Weights:
         """What the model folder gets of this stage."""
