@@ -27,7 +27,7 @@ def turned(level: Tensor, offset: Tensor, ratio: float, before: Tensor | None = 
     b, f, t = level.shape
     if not f:
         return level
-    whole = (torch.arange(f, device=level.device).double() * ratio % 1).float()        # a turn's share: the rest changes nothing
+    whole = torch.arange(f, device=level.device) * ratio % 1     # a turn's share: whole ones change nothing, and cost digits
     advance = whole[:, None] + ratio * offset.float()            # (B, F, T) turns a frame
     _, loudest = F.max_pool1d(level.transpose(1, 2).contiguous(), 2 * REACH + 1, 1, REACH, return_indices=True)  # (B, T, F)
     steps = advance.transpose(1, 2).gather(2, loudest)           # (B, T, F)
