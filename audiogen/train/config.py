@@ -96,6 +96,8 @@ class ClapStageConfig(StageConfig):
 @dataclass(frozen=True)
 class DiffusionStageConfig(StageConfig):
     drop: float = 0.1                             # share of examples without their text, for classifier-free guidance
+    text_noise: float = 0.0                       # in what is told of a caption, at most, relative to its size
+    text_drop: float = 0.0                        # share of a caption's tokens that are not seen
     dropout: float = 0.0                          # share of features left out, before the second convolution of each ResBlock
     min_snr: float | None = None                  # gamma of Hang et al. 2023; None: the plain loss
     long: float = 0.0                             # share of steps with half as many examples of twice the length

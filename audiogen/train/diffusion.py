@@ -52,7 +52,9 @@ class DiffusionStage(Stage):
         captions = ["" if float(d[1]) < self.config.drop else c for d, c in zip(dice, examples.captions, strict=True)]
         if self.config.dropout:
             torch.manual_seed(examples.seeds[0])                 # of what is left out
-        return self.given(examples, captions, dice[:, 0])
+        told = torch.tensor([bool(c) for c in captions])
+        blurred = self.config.text_noise or self.config.text_drop
+        return self.given(examples, captions, dice[:, 0]) | ({"told": told.to(self.machine.device)} if blurred else {})
 
     def given(self, examples: Examples, captions: list[str], when: Tensor) -> Inputs:
         """Examples with these captions, at the training steps `when` (B,) in [0, 1)."""
@@ -78,6 +80,8 @@ class DiffusionStage(Stage):
             text, z = text.map(lambda x: x.repeat(n, *[1] * (x.dim() - 1))), z.repeat(n, 1, 1, 1)
             when = torch.cat([(when + i / n) % 1 for i in range(n)])
             keys = torch.cat([keys + i for i in range(n)])
+        if "told" in inputs:
+            text = blur(text, keys, inputs["told"].repeat(len(keys) // len(inputs["told"])), self.config)
         noise = normal(keys, *z.shape[1:])
         t = (when * schedule.steps).long()
         sigma = self.sigmas[t]                                   # (B,)
@@ -100,6 +104,27 @@ class DiffusionStage(Stage):
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         return {"unet": self.average["diffusion"]}
+
+
+def blur(text: Conditioning, keys: Tensor, told: Tensor, config: DiffusionStageConfig) -> Conditioning:
+    """Captions with noise of up to config.text_noise of their size and some tokens unseen, but for those not `told`.
+
+    What is learnt of a wording holds for what lies around it then, where wordings lie that no caption had. keys, told (B,)
+    """
+    share = uniform(keys, 1, salt=4)[:, 0] * config.text_noise * told                  # (B,)
+
+    def noisy(x: Tensor, salt: int) -> Tensor:                   # (B, ..., D)
+        size = x.square().mean(dim=-1, keepdim=True).sqrt()
+        return x + share.view(-1, *[1] * (x.dim() - 1)) * size * normal(keys, *x.shape[1:], salt=salt)
+
+    contexts, masks = [], []
+    for i, (context, mask) in enumerate(zip(text.contexts, text.masks, strict=True)):
+        seen = uniform(keys, context.shape[1], salt=8 + i) >= config.text_drop         # (B, L)
+        seen[:, 0] = True                                        # attention to nothing is no number
+        seen |= ~told[:, None]
+        contexts.append(noisy(context, 16 + i))
+        masks.append(seen if mask is None else mask & seen)
+    return Conditioning(tuple(contexts), tuple(masks), None if text.film is None else noisy(text.film, 5))
 
 
 def leave_out(unet: nn.Module, share: float) -> None:
