@@ -40,9 +40,9 @@ class ResBlock(nn.Module):
         self.conv_shortcut = Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:                      # (B, C, H, W) -> (B, C', H, W)
-        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv1(self.norm1(x, silu=True))
         x = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return self.conv2(F.silu(self.norm2(y)), plus=x)
+        return self.conv2(self.norm2(y, silu=True), plus=x)
 
 
 class SelfAttention(nn.Module):
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down_blocks:
             x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(self.conv_norm_out(self.mid_block(x), silu=True))
 
 
 class Decoder(nn.Module):
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 class Autoencoder(nn.Module):

@@ -4,7 +4,6 @@ An encoder of patches (a 4 x 4 stride first) and a decoder of pixel shuffles do 
 1/8 of the resolution; at equal reconstruction it costs about a tenth of the published AutoencoderKL.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import AutoencoderConfig
@@ -23,8 +22,8 @@ class ResBlock(nn.Module):
         self.norm2, self.conv2 = GroupNorm(groups, channels), Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.conv2(F.silu(self.norm2(h)), plus=x)
+        h = self.conv1(self.norm1(x, silu=True))
+        return self.conv2(self.norm2(h, silu=True), plus=x)
 
 
 class CompactAutoencoder(nn.Module):

@@ -5,6 +5,10 @@ call, and what follows the product (a sum, a product, a GELU) is done in the sam
 and depend on nothing but the input. A packed network can only infer: its matrices are gone. Shapes: N any number of rows.
 """
 
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -122,12 +126,44 @@ def layout(x: Tensor) -> torch.memory_format:
 
 
 class GroupNorm(nn.GroupNorm):
-    """One that is quick on small maps whose channels come last, too; (B, C, h, w) -> the same."""
+    """One that is quick where channels come last, too: on a CPU's small maps, and on a GPU; (B, C, h, w) -> the same."""
 
-    def forward(self, x: Tensor) -> Tensor:                      # (B, C, h, w)
+    def forward(self, x: Tensor, silu: bool = False) -> Tensor:                      # type: ignore[override]
+        """(B, C, h, w) -> the same, with the SiLU of it if `silu`"""
+        if x.device.type == "cuda" and self.affine:
+            norm = fused(x, self.num_groups)
+            if norm is not None:
+                return norm(x, self.num_groups, self.weight, self.bias, self.eps, silu)
+        y = self.plain(x)
+        return F.silu(y) if silu else y
+
+    def plain(self, x: Tensor) -> Tensor:                        # (B, C, h, w)
         last = x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         if last and x.shape[2] * x.shape[3] < SMALL:
             return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
+
+
+@cache
+def _triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def fused(x: Tensor, groups: int) -> Callable[..., Tensor] | None:
+    """The kernel for a GPU's map (B, C, h, w) in these groups, or None where there is none."""
+    if not _triton():
+        return None                                              # and it is imported late, as that takes a while
+    from audiogen.models import fused as norms
+    return norms.group_norm if norms.fits(x, groups) and norms.works(x.device, x.dtype) else None
+
+
+class LayerNorm(nn.LayerNorm):
+    """One that stays in the input's dtype where autocast would write float32, though it is computed in it; (N, D) -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:                      # (N, D)
+        if x.device.type == "cuda" and x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled("cuda"):
+            with torch.autocast("cuda", enabled=False):
+                return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         return super().forward(x)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from audiogen.config import UNetConfig
 from audiogen.diffusion.conditioning import Conditioning
-from audiogen.models.layers import GEGLU, Conv2d, GroupNorm, Linear, Pointwise
+from audiogen.models.layers import GEGLU, Conv2d, GroupNorm, LayerNorm, Linear, Pointwise
 
 KeysValues = tuple[Tensor, Tensor]                               # (B, heads, L, d) each
 
@@ -29,10 +29,10 @@ class ResBlock(nn.Module):
         self.conv_shortcut = Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:         # (B, C, h, w), (B, D) -> (B, C', h, w)
-        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv1(self.norm1(x, silu=True))
         y = y + self.time_emb_proj(F.silu(emb))[:, :, None, None]
         x = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return self.conv2(F.silu(self.norm2(y)), plus=x)
+        return self.conv2(self.norm2(y, silu=True), plus=x)
 
 
 class Attention(nn.Module):
@@ -84,9 +84,9 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     def __init__(self, dim: int, heads: int, context_dim: int | None):
         super().__init__()
-        self.norm1, self.attn1 = nn.LayerNorm(dim), Attention(dim, heads, None)
-        self.norm2, self.attn2 = nn.LayerNorm(dim), Attention(dim, heads, context_dim)
-        self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim)
+        self.norm1, self.attn1 = LayerNorm(dim), Attention(dim, heads, None)
+        self.norm2, self.attn2 = LayerNorm(dim), Attention(dim, heads, context_dim)
+        self.norm3, self.ff = LayerNorm(dim), FeedForward(dim)
 
     def forward(self, x: Tensor, known: KeysValues | None, mask: Tensor | None) -> Tensor:
         x = self.attn1(self.norm1(x), plus=x)
@@ -232,7 +232,7 @@ class UNet(nn.Module):
             if hasattr(level, "upsamplers"):
                 x = F.interpolate(x, size=skips[-1].shape[-2:], mode="nearest")
                 x = level.upsamplers[0](x)                       # type: ignore[index, operator]
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
     def cross_attentions(self) -> Iterator[tuple[str, Attention]]:
         """Name and layer of each attention that looks at a context of the text."""
