@@ -1,11 +1,14 @@
 """Networks by themselves, theirs and ours on the same weights and inputs."""
 
 import copy
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import AutoencoderConfig, UNetConfig, VocoderConfig
@@ -17,7 +20,7 @@ from audiogen.models.unet import Attended, UNet
 from audiogen.train.config import everyday
 from audiogen.train.convolution import hasten
 from benchmarks import published
-from benchmarks.measure import Options, Row, alternate, operations, rows, table
+from benchmarks.measure import Options, Row, alternate, duration, operations, rows, table
 
 CONFIGS = {
     "audioldm2": UNetConfig(transformers=(None, 0, 1), context_dims=(768, 1024)),
@@ -89,7 +92,26 @@ def unet_steps(family: str, options: Options) -> list[Row]:
             "audiogen, bfloat16": ours_in(torch.bfloat16)}
     large = family == "auffusion" and not options.quick and options.device == "cpu"
     work = operations(theirs_in(torch.float32, torch.contiguous_format))
-    return rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats), warm=not large), options, work)
+    told = rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats), warm=not large), options, work)
+    if device == "cpu":
+        told += [Row(f"{name}: its attention", duration(attention(runs[name]))) for name in runs if "audiogen" in name]
+    return told
+
+
+def attention(run: Callable[[], Tensor]) -> float:
+    """Seconds of a run that pass in torch's own attention, which both sides call."""
+    spent, own = 0.0, F.scaled_dot_product_attention
+
+    def timed(*given: Any, **more: Any) -> Tensor:
+        nonlocal spent
+        begin = time.perf_counter()
+        out = own(*given, **more)
+        spent += time.perf_counter() - begin
+        return out
+
+    with mock.patch.object(F, "scaled_dot_product_attention", timed):
+        run()
+    return spent
 
 
 @torch.inference_mode()

@@ -190,12 +190,12 @@ def everyday() -> TrainConfig:
         save_every=2000, validate_every=250, log_every=50, sample_every=0,
         autoencoder=AutoencoderStageConfig(steps=3000, batch=64, seconds=2.56, lr=7e-4, warmup=200, ema=0.999, kl=3e-3),
         vocoder=VocoderStageConfig(steps=20_000, batch=32, seconds=0.96, lr=4e-4, warmup=200, decay=0.7, ema=0.999,
-                                   adversarial=0.3, adversarial_from=600, decoded=0.6, periods=(2, 3, 5, 7, 11),
+                                   adversarial=0.5, adversarial_from=600, decoded=0.6, periods=(2, 3, 5, 7, 11),
                                    resolutions=(128, 256, 512, 1024, 2048), discriminator=32),
         clap=ClapStageConfig(steps=10_000, batch=64, seconds=2.56, lr=1e-3, warmup=50, decay=0.7, betas=(0.9, 0.98), ema=0.998,
                              embedding=256, channels=(48, 96, 192, 384)),
-        diffusion=DiffusionStageConfig(steps=40_000, batch=128, levels=2, seconds=2.56, lr=6e-4, warmup=500, decay=0.9,
-                                       betas=(0.9, 0.99), clip=1.0, ema=0.999, long=0.5))
+        diffusion=DiffusionStageConfig(steps=40_000, batch=64, levels=4, seconds=2.56, lr=6e-4, warmup=500, decay=0.9,
+                                       betas=(0.9, 0.99), clip=1.0, ema=0.9995, long=0.7, text_noise=0.5, text_drop=0.1))
 
 
 def base() -> TrainConfig:
