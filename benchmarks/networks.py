@@ -92,7 +92,7 @@ def unet_steps(family: str, options: Options) -> list[Row]:
             "audiogen, bfloat16": ours_in(torch.bfloat16)}
     large = family == "auffusion" and not options.quick and options.device == "cpu"
     work = operations(theirs_in(torch.float32, torch.contiguous_format))
-    told = rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats), warm=not large), options, work)
+    told = rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats)), options, work)
     if device == "cpu":
         told += [Row(f"{name}: its attention", duration(attention(runs[name]))) for name in runs if "audiogen" in name]
     return told

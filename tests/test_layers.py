@@ -7,7 +7,8 @@ import torch
 from conftest import relative
 from torch import nn
 
-from audiogen.models import winograd
+from audiogen.models import layers, winograd
+from audiogen.models import packed as products
 from audiogen.models.layers import GEGLU, Conv1d, Conv2d, GroupNorm, Linear, Pointwise, pack
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
@@ -62,20 +63,24 @@ def test_packed_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("size", [(30, 21), (4, 64), (1, 130), (33, 16)])
 @pytest.mark.parametrize("padding", [(1, 1), (0, 1), (1, 0)])
-def test_winograd(size: tuple[int, int], padding: tuple[int, int]) -> None:
+@pytest.mark.parametrize("quick", [True, False])
+def test_winograd(size: tuple[int, int], padding: tuple[int, int], quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever library is quick here."""
+    monkeypatch.setattr(products, "mkl", lambda: quick)
     torch.manual_seed(1)
     size = (max(size[0], 3 - 2 * padding[0]), size[1])
     x, weight, bias = torch.randn(2, 20, *size), torch.randn(24, 20, 3, 3), torch.randn(24)
     expected = nn.functional.conv2d(x.double(), weight.double(), bias.double(), padding=padding)
-    assert relative(winograd.convolve(x, winograd.transformed(weight), bias, padding), expected) < 1e-5
-    assert relative(winograd.convolve(x, winograd.transformed(weight.flip(2, 3)), bias, padding), expected) > 0.1
+    assert relative(winograd.convolve(x, winograd.transformed(weight), 24, bias, padding), expected) < 1e-5
+    assert relative(winograd.convolve(x, winograd.transformed(weight.flip(2, 3)), 24, bias, padding), expected) > 0.1
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 7, 11])
 @pytest.mark.parametrize("dilation", [1, 3, 5])
 @pytest.mark.parametrize("length", [1, 7, 530])
 @torch.inference_mode()
-def test_winograd_in_time(kernel: int, dilation: int, length: int) -> None:
+def test_winograd_in_time(kernel: int, dilation: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "mkl", lambda: True)
     plain, packed = both(Conv1d(20, 24, kernel, dilation, 0.1))
     x, plus = torch.randn(2, 20, length), torch.randn(2, 24, length)
     expected = copy.deepcopy(plain).double()(x.double())

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.models import winograd
-from audiogen.models.packed import multiply, reorder
+from audiogen.models.packed import mkl, multiply, reorder
 
 TINY = 128                                                       # positions up to which float32 wants the channels first
 SMALL = 1024                                                     # positions below which group norms are slow, channels last
@@ -73,13 +73,13 @@ class Conv2d(nn.Conv2d):
     """A convolution that adds; (B, C, h, w) -> (B, C', h', w')."""
 
     packed = False                                               # in the layout, and by the way, that is quickest
-    points: list[Tensor] | None = None                           # the kernel as Winograd's way needs it
+    points: Tensor | list[Tensor] | None = None                  # the kernel as Winograd's way needs it
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
         """(B, C, h, w) -> (B, C', h', w'), with `plus` (B, C', h', w') added if it is given"""
         if self.packed and self.stride == (1, 1) and winograd.pays(self.weight, x.shape):
             self.points = winograd.transformed(self.weight) if self.points is None else self.points
-            y = winograd.convolve(x, self.points, self.bias, self.padding)           # type: ignore[arg-type]
+            y = winograd.convolve(x, self.points, self.out_channels, self.bias, self.padding)    # type: ignore[arg-type]
         else:
             y = super().forward(x.contiguous(memory_format=layout(x)) if self.packed else x)
         return y if plus is None else plus + y
@@ -98,7 +98,7 @@ class Conv2d(nn.Conv2d):
 class Conv1d(nn.Conv1d):
     """A convolution over time of what a leaky ReLU leaves; (B, C, S) -> (B, C', S)."""
 
-    packed: list[list[Tensor]] | None = None                     # the kernel as Winograd's way needs it
+    packed: Tensor | None = None                                 # the kernel as Winograd's way needs it
 
     def __init__(self, channels: int, out: int, kernel: int, dilation: int, slope: float):
         super().__init__(channels, out, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
@@ -113,8 +113,8 @@ class Conv1d(nn.Conv1d):
         return y if plus is None else plus + y
 
     def pack(self) -> None:
-        """Replace the weights by their values at the points, in float32."""
-        if self.weight.dtype == torch.float32:
+        """Replace the weights by their values at the points, in float32, where many products are quicker than convolving."""
+        if self.weight.dtype == torch.float32 and mkl():
             self.packed = winograd.transformed_in_time(self.weight)
             self.weight = gone(self.weight)
 

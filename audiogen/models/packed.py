@@ -1,7 +1,11 @@
 """Products by matrices in the blocks that the CPU's library (oneDNN) computes with: quick on the processors of any maker.
 
-Shapes: N rows, D and D' columns in and out.
+Many small ones are quicker by the library that torch's own products use, but only on its maker's processors (MKL, Intel).
+Shapes: N rows, D and D' columns in and out, P products side by side.
 """
+
+import platform
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,3 +27,20 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, plus: Tensor | None
 def reorder(weight: Tensor) -> Tensor:
     """A matrix (D', D) in the library's blocks."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+
+
+@cache
+def mkl() -> bool:
+    """Are torch's own products quick here? What is computed by which library depends on the processor alone, not on clocks."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.backends.mkl.is_available() and "intel" in str(known.get("cpu_name", platform.processor())).lower()
+
+
+def matrices(weights: Tensor) -> Tensor | list[Tensor]:
+    """Matrices (P, D', D) as `side_by_side` multiplies by them."""
+    return weights.transpose(1, 2).contiguous() if mkl() else [reorder(w) for w in weights]
+
+
+def side_by_side(x: Tensor, by: Tensor | list[Tensor]) -> Tensor:
+    """P products at once: x (P, N, D) by `matrices` -> (P, N, D')"""
+    return torch.bmm(x, by) if isinstance(by, Tensor) else torch.stack([multiply(v, w, None) for v, w in zip(x, by, strict=True)])

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiogen.models.packed import multiply, reorder
+from audiogen.models.packed import matrices, side_by_side
 
 TILE = 4                                                         # outputs of a tile along each axis
 TAPS = 4                                                         # of a kernel over time that are taken at once
 TOGETHER = 96                                                  # tiles of maps that are transformed at once; the cache holds them
-FLOATS = 2**15                                                   # ... of time: channels times tiles
+FLOATS = 2**17                                                   # ... of time: channels times tiles
 FEWEST, NARROWEST = 24, 128                                      # tiles, channels of maps below which the plain way is as quick
 
 
@@ -47,17 +47,16 @@ def pays(weight: Tensor, size: torch.Size) -> bool:
     return weight.dtype == torch.float32 and kernel == [3, 3] and min(out, c) >= NARROWEST and tiles >= FEWEST
 
 
-def transformed(weight: Tensor) -> list[Tensor]:
-    """A kernel (O, C, 3, 3) -> its values at the 36 points, packed matrices (O, C)"""
-    points = torch.einsum("xi,yj,ocij->xyoc", _KERNEL, _KERNEL, weight.double())
-    return [reorder(p) for p in points.flatten(0, 1).float()]
+def transformed(weight: Tensor) -> Tensor | list[Tensor]:
+    """A kernel (O, C, 3, 3) -> its values at the 36 points, for `convolve`"""
+    return matrices(torch.einsum("xi,yj,ocij->xyoc", _KERNEL, _KERNEL, weight.double()).flatten(0, 1).float())
 
 
-def convolve(x: Tensor, points: list[Tensor], bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+def convolve(x: Tensor, points: Tensor | list[Tensor], o: int, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """x (B, C, H, W) float32, padded with so many zeros above and below, left and right -> (B, O, H', W'), channels last"""
     (b, c, height, width), (up, left) = x.shape, padding
     height, width = height + 2 * up - 2, width + 2 * left - 2    # of the output
-    h, w, o = -(-height // TILE), -(-width // TILE), points[0].shape[0]
+    h, w = -(-height // TILE), -(-width // TILE)
     around = (0, 0, left, TILE * w + 2 - left - x.shape[3], up, TILE * h + 2 - up - x.shape[2])
     tiles = F.pad(x.permute(0, 2, 3, 1), around).unfold(1, 6, TILE).unfold(2, 6, TILE)            # (B, h, w, C, 6, 6)
     tiles = tiles.permute(4, 5, 0, 1, 2, 3)
@@ -67,29 +66,27 @@ def convolve(x: Tensor, points: list[Tensor], bias: Tensor | None, padding: tupl
         for first in range(0, h, rows):
             part = tiles[:, :, i, first : first + rows]          # (6, 6, n, w, C)
             n = part.shape[2] * w
-            there = (_INPUTS @ part.reshape(36, n * c)).view(36, n, c)
-            values = torch.stack([multiply(v, p, None) for v, p in zip(there, points, strict=True)])       # (36, n, O)
+            values = side_by_side((_INPUTS @ part.reshape(36, n * c)).view(36, n, c), points)          # (36, n, O)
             done = (_OUTPUTS @ values.view(36, n * o)).view(TILE, TILE, -1, w, o)
             out[i, first : first + rows] = done.permute(2, 0, 3, 1, 4)
     y = out.view(b, TILE * h, TILE * w, o)[:, :height, :width]
     return (y if bias is None else y + bias).permute(0, 3, 1, 2)
 
 
-def transformed_in_time(weight: Tensor) -> list[list[Tensor]]:
-    """A kernel (O, C, K) over time -> the values of its J groups of TAPS taps at the 7 points, packed matrices (O, C)"""
+def transformed_in_time(weight: Tensor) -> Tensor:
+    """A kernel (O, C, K) over time -> the values of its groups of TAPS taps at the points (J, 7, C, O)"""
     groups = F.pad(weight.double(), (0, -weight.shape[2] % TAPS)).unflatten(2, (-1, TAPS))        # (O, C, J, TAPS)
-    points = torch.einsum("pi,ocji->jpoc", _TIME_KERNEL, groups).float()
-    return [[reorder(p) for p in group] for group in points]
+    return torch.einsum("pi,ocji->jpco", _TIME_KERNEL, groups).float().contiguous()
 
 
-def convolve_in_time(x: Tensor, points: list[list[Tensor]], bias: Tensor, taps: int, dilation: int, slope: float,
+def convolve_in_time(x: Tensor, points: Tensor, bias: Tensor, taps: int, dilation: int, slope: float,
                      plus: Tensor | None = None) -> Tensor:
     """x (B, C, S) float32 -> (B, O, S): its leaky ReLU, padded with zeros on both sides, convolved, and `plus` (B, O, S) added.
 
     All have the channels last in memory. Samples that are `dilation` apart belong together: that many interleaved series are
     convolved side by side. A group of taps hears the tile that many tiles later, so all groups share the transformed inputs.
     """
-    (b, c, length), groups, p, o, d = x.shape, len(points), len(points[0]), len(bias), dilation
+    (b, c, length), (groups, p, _, o), d = x.shape, points.shape, dilation
     x, before = x.transpose(1, 2), (taps - 1) // 2 * d           # (B, S, C)
     out = x.new_empty(b, length, o)
     step = max(1, FLOATS // max(c, o) // d)                      # tiles of each series at once
@@ -103,12 +100,10 @@ def convolve_in_time(x: Tensor, points: list[list[Tensor]], bias: Tensor, taps: 
                 part = F.pad(part, (0, 0, max(-first, 0), max(last - length, 0)))
             tiles = part.as_strided((p, n + groups - 1, d, c), (d * c, TILE * d * c, c, 1))
             there = (_TIME_INPUTS @ tiles.reshape(p, -1)).view(p, -1, c)                      # (7, (n + J - 1) d, C)
-            each = [multiply(v[: n * d], point, None) for v, point in zip(there, points[0], strict=True)]
+            values = torch.bmm(there[:, : n * d], points[0])
             for j in range(1, groups):
-                each = [multiply(v[j * d : (j + n) * d], point, None, done)
-                        for v, point, done in zip(there, points[j], each, strict=True)]
-            done = (_TIME_OUTPUTS @ torch.stack(each).view(p, -1)).view(TILE, n, d, o)
-            done = done.transpose(0, 1).reshape(-1, o)[: end - begin]
+                values.baddbmm_(there[:, j * d : (j + n) * d], points[j])                    # (7, n d, O)
+            done = (_TIME_OUTPUTS @ values.view(p, -1)).view(TILE, n, d, o).transpose(0, 1).reshape(-1, o)[: end - begin]
             if plus is not None:
                 done += plus[i, :, begin:end].T
             torch.add(done, bias, out=out[i, begin:end])
