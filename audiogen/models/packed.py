@@ -37,8 +37,8 @@ def mkl() -> bool:
 
 
 def matrices(weights: Tensor) -> Tensor | list[Tensor]:
-    """Matrices (P, D', D) as `side_by_side` multiplies by them."""
-    return weights.transpose(1, 2).contiguous() if mkl() else [reorder(w) for w in weights]
+    """Matrices (P, D, D') as `side_by_side` multiplies by them."""
+    return weights if mkl() else [reorder(w.T) for w in weights]
 
 
 def side_by_side(x: Tensor, by: Tensor | list[Tensor]) -> Tensor:

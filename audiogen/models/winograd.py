@@ -34,10 +34,8 @@ def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
     return inputs / size, kernels * size, values(TILE).T
 
 
-_INPUT, _KERNEL, _OUTPUT = transforms(3, [0, 1, -1, 2, -2])
-_INPUTS, _OUTPUTS = torch.kron(_INPUT, _INPUT).float(), torch.kron(_OUTPUT, _OUTPUT).float()  # (36, 36), (16, 36): both axes
-_TIME_INPUT, _TIME_KERNEL, _TIME_OUTPUT = transforms(TAPS, [0, 1, -1, 2, -2, 0.5])
-_TIME_INPUTS, _TIME_OUTPUTS = _TIME_INPUT.float(), _TIME_OUTPUT.float()                       # (7, 7), (4, 7)
+_INPUTS, _KERNELS, _OUTPUTS = (torch.kron(m, m).float() for m in transforms(3, [0, 1, -1, 2, -2]))  # (36, 36 / 9), (16, 36)
+_TIME_INPUTS, _TIME_KERNELS, _TIME_OUTPUTS = (m.float() for m in transforms(TAPS, [0, 1, -1, 2, -2, 0.5]))  # (7, 7 / 4), (4, 7)
 
 
 def pays(weight: Tensor, size: torch.Size) -> bool:
@@ -49,7 +47,8 @@ def pays(weight: Tensor, size: torch.Size) -> bool:
 
 def transformed(weight: Tensor) -> Tensor | list[Tensor]:
     """A kernel (O, C, 3, 3) -> its values at the 36 points, for `convolve`"""
-    return matrices(torch.einsum("xi,yj,ocij->xyoc", _KERNEL, _KERNEL, weight.double()).flatten(0, 1).float())
+    o, c, *_ = weight.shape
+    return matrices((_KERNELS @ weight.permute(2, 3, 1, 0).reshape(9, c * o)).view(36, c, o))
 
 
 def convolve(x: Tensor, points: Tensor | list[Tensor], o: int, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -75,8 +74,9 @@ def convolve(x: Tensor, points: Tensor | list[Tensor], o: int, bias: Tensor | No
 
 def transformed_in_time(weight: Tensor) -> Tensor:
     """A kernel (O, C, K) over time -> the values of its groups of TAPS taps at the points (J, 7, C, O)"""
-    groups = F.pad(weight.double(), (0, -weight.shape[2] % TAPS)).unflatten(2, (-1, TAPS))        # (O, C, J, TAPS)
-    return torch.einsum("pi,ocji->jpco", _TIME_KERNEL, groups).float().contiguous()
+    o, c, _ = weight.shape
+    groups = F.pad(weight, (0, -weight.shape[2] % TAPS)).permute(2, 1, 0).reshape(-1, TAPS, c * o)
+    return (_TIME_KERNELS @ groups).view(-1, len(_TIME_KERNELS), c, o)
 
 
 def convolve_in_time(x: Tensor, points: Tensor, bias: Tensor, taps: int, dilation: int, slope: float,
