@@ -79,15 +79,21 @@ def _shared(plain, times, scale, count, member):
     return _spread(_gather(plain * scale, member) / count, member), _spread(_gather(times * scale, member) / count, member)
 
 
-@JIT
-def whole(x, y, weight, bias, stats, hw, channels, groups, cpg, per, eps,
-          SILU: constexpr, WIDTH: constexpr, W: constexpr, G: constexpr, P: constexpr):
-    """Grid (blocks of channels, B): y, and the means and reciprocal deviations to stats (B, 2, G)."""
+@triton.jit
+def _held(hw, channels, cpg, WIDTH: constexpr, W: constexpr, G: constexpr, P: constexpr):
+    """Of a program that has all positions: its block, item, channels (W,), groups (G,), which of them count, and where."""
     block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p, c, g = tl.arange(0, P)[:, None], tl.arange(0, W), tl.arange(0, G)
     inside, member = c < WIDTH, _members(cpg, WIDTH, W, G)
     here = (p < hw) & inside[None, :]
-    start, at = item * hw * channels + block * WIDTH, p * channels + c[None, :]
+    return block, item, c, g, inside, member, here, item * hw * channels + block * WIDTH, p * channels + c[None, :]
+
+
+@JIT
+def whole(x, y, weight, bias, stats, hw, channels, groups, cpg, per, eps,
+          SILU: constexpr, WIDTH: constexpr, W: constexpr, G: constexpr, P: constexpr):
+    """Grid (blocks of channels, B): y, and the means and reciprocal deviations to stats (B, 2, G)."""
+    block, item, c, g, inside, member, here, start, at = _held(hw, channels, cpg, WIDTH, W, G, P)
     v = tl.load(x + start + at, mask=here, other=0.0).to(tl.float32)
     count = (hw * cpg).to(tl.float32)
     mean = _gather(tl.sum(v, axis=0), member) / count
@@ -170,11 +176,7 @@ def normed(x, y, weight, bias, part, stats, hw, channels, groups, cpg, per, eps,
 def whole_back(x, dy, dx, weight, bias, stats, sums, hw, channels, groups, cpg, per,
                SILU: constexpr, WIDTH: constexpr, W: constexpr, G: constexpr, P: constexpr):
     """Grid (blocks of channels, B): dx, and the item's share of dbias and dweight to sums (2, B, C)."""
-    block, item = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    p, c, g = tl.arange(0, P)[:, None], tl.arange(0, W), tl.arange(0, G)
-    inside, member = c < WIDTH, _members(cpg, WIDTH, W, G)
-    here = (p < hw) & inside[None, :]
-    start, at = item * hw * channels + block * WIDTH, p * channels + c[None, :]
+    block, item, c, g, inside, member, here, start, at = _held(hw, channels, cpg, WIDTH, W, G, P)
     mean, rstd = _known(stats, item, block, groups, per, g, member)
     scale, shift = _affine(weight, bias, block, c, inside, WIDTH)
     v, dz = _pulled(x + start, dy + start, at, here, mean, rstd, scale, shift, SILU)
