@@ -23,11 +23,11 @@ TOWER = "text/text_encoder/model"                                # weights of th
 class ClapStage(Stage):
     """Contrastive training of an audio tower with a text tower, or with a frozen encoder's captions (Wu et al. 2023).
 
-    `embed` makes film (B, W) of captions, by `tower` if that is trained too.
+    `embed` makes film (B, W) of captions, by `tower` if that is trained too. Captions are read, and compared, on the way: no
+    graph can hold that.
     """
 
     name = "clap"
-    recorded = False                                             # captions are read, and compared, on the way
 
     def __init__(self, model: ModelConfig, config: ClapStageConfig, machine: Machine, clap: Clap,
                  embed: Callable[[list[str]], Tensor], tower: nn.Module | None = None) -> None:

@@ -15,12 +15,12 @@ from audiogen.train.config import DiffusionStageConfig
 from audiogen.train.convolution import hasten
 from audiogen.train.examples import Examples, normal, uniform
 from audiogen.train.losses import diffusion_weight, velocity
-from audiogen.train.stage import Inputs, Losses, Machine, Stage
+from audiogen.train.stage import Inputs, Losses, Machine, RecordedStage
 
 TOKENS = 32                                                      # captions of a graph are filled up to a multiple of it
 
 
-class DiffusionStage(Stage):
+class DiffusionStage(RecordedStage):
     name = "diffusion"
     config: DiffusionStageConfig
 

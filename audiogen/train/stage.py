@@ -50,20 +50,15 @@ class Machine:
 
 
 class Stage(ABC):
-    """Networks under training; the first of `modules` is what the stage is for, the others only help it.
-
-    What a step does is split for a GPU, which plays it from a graph: `inputs` may decide and copy, and makes tensors that
-    depend on nothing but the examples; `compute` only computes, and waits for no number.
-    """
+    """Networks under training; the first of `modules` is what the stage is for, the others only help it."""
 
     name = ""
-    recorded = True                                              # on a GPU; else `losses` is the stage's own
+    graphs: Graphs | None = None                                 # from which a GPU plays whole steps
     helpers: tuple[str, ...] = ()                                # modules that no model keeps: no moving average of them
 
     def __init__(self, model: ModelConfig, config: StageConfig, machine: Machine, modules: dict[str, nn.Module]) -> None:
         self.model, self.machine = model, machine
         self.settings = config
-        self.graphs = Graphs(self.play) if machine.records and self.recorded and config.accumulate == 1 else None
         self.modules = {k: m.to(machine.device).train() for k, m in modules.items()}
         self.optimizers = {k: self.optimizer(m.parameters()) for k, m in self.modules.items()}
         self.scaler = torch.amp.GradScaler(machine.device.split(":")[0], enabled=machine.dtype == torch.float16)
@@ -78,23 +73,9 @@ class Stage(ABC):
         lr = c.lr if self.graphs is None else torch.tensor(c.lr, device=self.machine.device)
         return torch.optim.AdamW(open_, lr, c.betas, weight_decay=c.weight_decay, fused=True, capturable=self.graphs is not None)
 
-    def inputs(self, examples: Examples) -> Inputs:
-        """What `compute` needs of the examples, on the machine's device: waves (B, S) and keys (B,) of noise."""
-        device = self.machine.device
-        return {"wave": examples.wave.to(device, non_blocking=True), "keys": examples.keys(device)}
-
-    def compute(self, inputs: Inputs) -> Losses:
-        """Forward and backward of a part of a step; gradients add up. "loss" is what is told of it."""
-        raise NotImplementedError(f"{type(self).__name__} is not recorded: it has losses of its own.")
-
+    @abstractmethod
     def losses(self, examples: Examples) -> Losses:
-        """The same, from examples."""
-        return self.compute(self.inputs(examples))
-
-    @property
-    def phase(self) -> str:
-        """What `compute` does now, if it depends on how far the stage is."""
-        return ""
+        """Forward and backward of a part of a step; gradients add up. "loss" is what is told of it."""
 
     @abstractmethod
     def evaluate(self, examples: Examples) -> dict[str, float]:
@@ -116,22 +97,19 @@ class Stage(ABC):
         parts = list(parts)
         for optimizer in self.optimizers.values():
             set_rate(optimizer, lr)
-        if self.graphs is not None:
-            told = self.graphs(lambda: self.inputs(parts[0]()), self.phase)
-        else:
-            told = {}
-            for part in parts:
-                for k, v in self.losses(part()).items():
-                    told[k] = told.get(k, 0.0) + v.detach() / len(parts)
-            told["norm"] = self.update(len(parts))
+        told = self.taken(parts)
         self.updates += 1
         self._follow()
         return told
 
-    def play(self, inputs: Inputs) -> Losses:
-        """A step from its inputs, all of it on the device."""
-        told = {k: v.detach() for k, v in self.compute(inputs).items()}
-        return {**told, "norm": self.update(1)}
+    def taken(self, parts: list[Callable[[], Examples]]) -> Losses:
+        """A step from its parts."""
+        told: Losses = {}
+        for part in parts:
+            for k, v in self.losses(part()).items():
+                told[k] = told.get(k, 0.0) + v.detach() / len(parts)
+        told["norm"] = self.update(len(parts))
+        return told
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()                       # type: ignore[no-untyped-call]
@@ -196,7 +174,46 @@ class Stage(ABC):
         self.scaler.load_state_dict(state["scaler"])
 
 
-class AdversarialStage(Stage):
+class RecordedStage(Stage):
+    """One whose steps a GPU plays from a graph.
+
+    A step is split for that: `inputs` may decide and copy, and makes tensors that depend on nothing but the examples;
+    `compute` only computes, and waits for no number.
+    """
+
+    def __init__(self, model: ModelConfig, config: StageConfig, machine: Machine, modules: dict[str, nn.Module]) -> None:
+        self.graphs = Graphs(self.play) if machine.records and config.accumulate == 1 else None
+        super().__init__(model, config, machine, modules)
+
+    def inputs(self, examples: Examples) -> Inputs:
+        """What `compute` needs of the examples, on the machine's device: waves (B, S) and keys (B,) of noise."""
+        device = self.machine.device
+        return {"wave": examples.wave.to(device, non_blocking=True), "keys": examples.keys(device)}
+
+    @abstractmethod
+    def compute(self, inputs: Inputs) -> Losses:
+        """`losses`, from `inputs`."""
+
+    def losses(self, examples: Examples) -> Losses:
+        return self.compute(self.inputs(examples))
+
+    @property
+    def phase(self) -> str:
+        """What `compute` does now, if it depends on how far the stage is."""
+        return ""
+
+    def taken(self, parts: list[Callable[[], Examples]]) -> Losses:
+        if self.graphs is None:
+            return super().taken(parts)
+        return self.graphs(lambda: self.inputs(parts[0]()), self.phase)
+
+    def play(self, inputs: Inputs) -> Losses:
+        """A step from its inputs, all of it on the device."""
+        told = {k: v.detach() for k, v in self.compute(inputs).items()}
+        return {**told, "norm": self.update(1)}
+
+
+class AdversarialStage(RecordedStage):
     """One whose output a judge learns to tell from recordings, from some step on."""
 
     helpers = ("judge",)
