@@ -92,15 +92,20 @@ def test_winograd_in_time(kernel: int, dilation: int, length: int, monkeypatch: 
     assert relative(packed(x.flip(2)), expected) > 0.1 or length == 1
 
 
+@pytest.mark.parametrize(("quick", "channels", "by_points"), [(True, 128, True), (True, 32, False), (False, 128, False),
+                                                              (False, 320, True)])
 @torch.inference_mode()
-def test_wide_layers_go_by_winograd_and_narrow_ones_do_not() -> None:
-    for channels, by_points in ((winograd.NARROWEST, True), (32, False)):
-        plain, packed = both(Conv2d(channels, channels, 3, padding=1))
-        x, plus = torch.randn(2, 2, channels, 40, 16)
-        assert relative(packed(x, plus), plain(x) + plus) < 1e-5
-        assert (packed.points is not None) == by_points
-        alone = packed(x[1:], plus[1:])                          # an item does not depend on its batch
-        assert relative(alone, packed(x, plus)[1:]) < 1e-6
+def test_wide_layers_go_by_winograd_and_narrow_ones_do_not(quick: bool, channels: int, by_points: bool,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wider ones where small products are slow."""
+    for module in (products, winograd):
+        monkeypatch.setattr(module, "mkl", lambda: quick)
+    plain, packed = both(Conv2d(channels, channels, 3, padding=1))
+    x, plus = torch.randn(2, 2, channels, 40, 16)
+    assert relative(packed(x, plus), plain(x) + plus) < 1e-5
+    assert (packed.points is not None) == by_points
+    alone = packed(x[1:], plus[1:])                              # an item does not depend on its batch
+    assert relative(alone, packed(x, plus)[1:]) < 1e-6
 
 
 @pytest.mark.parametrize("size", [(2, 3), (16, 8), (40, 32)])

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiogen.models.packed import matrices, side_by_side
+from audiogen.models.packed import matrices, mkl, side_by_side
 
 TILE = 4                                                         # outputs of a tile along each axis
 TAPS = 4                                                         # of a kernel over time that are taken at once
 TOGETHER = 96                                                  # tiles of maps that are transformed at once; the cache holds them
 FLOATS = 2**17                                                   # ... of time: channels times tiles
 FEWEST, NARROWEST = 24, 128                                      # tiles, channels of maps below which the plain way is as quick
+WIDE = 384 * 256                                                 # channels in times out, the same where small products are slow
 
 
 def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +43,8 @@ def pays(weight: Tensor, size: torch.Size) -> bool:
     """Whether a kernel (O, C, 3, 3) over maps of this size (B, C, H, W) is better convolved by this way, whatever B."""
     out, c, *kernel = weight.shape
     tiles = -(-size[2] // TILE) * -(-size[3] // TILE)
-    return weight.dtype == torch.float32 and kernel == [3, 3] and min(out, c) >= NARROWEST and tiles >= FEWEST
+    wide = min(out, c) >= NARROWEST and (mkl() or out * c >= WIDE)
+    return weight.dtype == torch.float32 and kernel == [3, 3] and wide and tiles >= FEWEST
 
 
 def transformed(weight: Tensor) -> Tensor | list[Tensor]:
