@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiogen.models.packed import multiply, reorder
+from audiogen.models.packed import multiply, packs, reorder
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def matmul_peak(options: Options, dtype: torch.dtype) -> float:
     n = side(options)
     a, b = (torch.randn(n, n, device=options.device).to(dtype) for _ in range(2))
     ways: list[Callable[[], Tensor]] = [lambda: a @ b]
-    if options.device == "cpu":
+    if options.device == "cpu" and packs(dtype):
         packed = reorder(b)
         ways.append(lambda: multiply(a, packed, None))
     best, clock = float("inf"), _clock(options)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.models import winograd
-from audiogen.models.packed import mkl, multiply, reorder
+from audiogen.models.packed import mkl, multiply, packs, reorder
 
 TINY = 128                                                       # positions up to which float32 wants the channels first
 SMALL = 1024                                                     # positions below which group norms are slow, channels last
@@ -174,8 +174,7 @@ def gone(weight: Tensor) -> nn.Parameter:
 
 def pack(network: nn.Module) -> None:
     """Pack, once, every layer of a network that lies on the CPU and will only infer, where the library has its format."""
-    kinds = (torch.float32, torch.bfloat16) if torch.cpu._is_avx512_bf16_supported() else (torch.float32,)
-    if not torch.backends.mkldnn.is_available() or next(network.parameters()).dtype not in kinds:
+    if not packs(next(network.parameters()).dtype):
         return
     for module in network.modules():
         if isinstance(module, Linear | GEGLU | Conv1d | Conv2d):

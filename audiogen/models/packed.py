@@ -13,6 +13,12 @@ from torch import Tensor
 ROWS = 2048                                                      # that packed matrices are laid out for; others fit too
 
 
+def packs(dtype: torch.dtype) -> bool:
+    """Has the library its format here, for matrices of this kind?"""
+    kinds = (torch.float32, torch.bfloat16) if torch.cpu._is_avx512_bf16_supported() else (torch.float32,)
+    return torch.backends.mkldnn.is_available() and dtype in kinds
+
+
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, plus: Tensor | None = None, times: Tensor | None = None,
              gelu: bool = False) -> Tensor:
     """x (N, D) by a packed matrix, and one thing more in the same pass. (N, D')"""
