@@ -1,6 +1,5 @@
 """A model's own CLAP: its loss, its training over a sentence encoder, and what comes of it."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -12,24 +11,19 @@ import torch
 import torch.nn.functional as F
 from clips import NAMES, RATE, folder, sound
 from conftest import normal
-from test_train import SMALL, assert_same
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from sentences import STEPS, sentence_encoder, settings
+from test_train import assert_same
 
 from audiogen import rank
-from audiogen.checkpoint import load_model, read_model_config, save_weights
+from audiogen.checkpoint import load_model, read_model_config
 from audiogen.errors import CheckpointError
 from audiogen.evaluate.embed import RunClap, load_embedder
 from audiogen.files import is_whole
 from audiogen.pipeline import Pipeline
 from audiogen.train import state
-from audiogen.train.config import TrainConfig, read_config
 from audiogen.train.losses import contrastive_loss
 from audiogen.train.session import Session, run
 from audiogen.train.stage import Stage
-
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "tone", "noise", "clicks", "plucked", "somewhere"]
-STEPS = 60
 
 
 def unit(seed: int) -> torch.Tensor:
@@ -56,25 +50,7 @@ def test_what_fits_is_not_pushed_away() -> None:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence encoder with random weights."""
-    torch.manual_seed(0)
-    home = tmp_path_factory.mktemp("encoder")
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
-    tokenizer.save(str(home / "tokenizer.json"))
-    config = BertConfig(vocab_size=len(WORDS), hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=40,
-                        max_position_embeddings=16)
-    (home / "config.json").write_text(json.dumps(config.to_dict()))
-    save_weights(home / "model.safetensors", BertModel(config, add_pooling_layer=False).state_dict())
-    return home
-
-
-def settings(encoder: Path, *more: str) -> TrainConfig:
-    changes = [*SMALL, f"text={encoder}", "model.text.kind=sentence", 'model.text.parts=["."]', 'model.text.tokenizers=["."]',
-               "model.unet.transformers=[0]", "model.unet.context_dims=[24]", "model.unet.film_dim=24", "data.mix=0",
-               f"clap.steps={STEPS}", "clap.batch=8", "clap.lr=3e-3", "clap.ema=0.9", "save_every=25", "validate_every=30", *more]
-    return read_config("tiny", None, changes)
+    return sentence_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")

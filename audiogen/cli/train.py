@@ -26,7 +26,8 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Read every sound and say what is wrong; train nothing.")] = False,
     preset: Annotated[str | None, typer.Option(
         help="tiny (minutes), small (a laptop's night), everyday, or base (a GPU).", show_default="small")] = None,
-    stage: Annotated[str, typer.Option(help="autoencoder, vocoder, clap or diffusion; several with commas; or all.")] = "all",
+    stage: Annotated[str, typer.Option(
+        help="autoencoder, vocoder, clap, diffusion or wording; several with commas; or all.")] = "all",
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings over the preset's.")] = None,
     assign: Annotated[list[str] | None, typer.Option(
         "--set", metavar="KEY=VALUE", help="One setting, like diffusion.lr=1e-4; may be repeated.", show_default=False)] = None,
@@ -41,6 +42,9 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a model on a folder of sounds: autoencoder, vocoder, CLAP and U-Net, in this order or one by one.
+
+    Beside a sentence encoder (--text), and with a file of what labels may also be called (--set data.words=FILE), a last stage
+    teaches the encoder what those wordings mean to the U-Net.
 
     Captions come from metadata.csv or .jsonl (file_name, text), from .txt files beside the sounds, or from the names of
     sub-folders. Ctrl-C saves and stops; --resume goes on. `audiogen generate --model RUN` works at any time.
@@ -118,7 +122,10 @@ def _stages(names: str, settings: "TrainConfig") -> tuple[str, ...]:
     """The stages to train, in order; raises ConfigError for an unknown one."""
     from audiogen.train.config import STAGES
 
-    wanted = STAGES if names == "all" else tuple(n.strip() for n in names.split(","))
+    wanted = tuple(n.strip() for n in names.split(","))
+    if names == "all":                                           # wordings are for a sentence encoder, and have a file
+        worded = settings.model.text.kind == "sentence" and settings.data.words
+        wanted = tuple(s for s in STAGES if s != "wording" or worded)
     for name in wanted:
         if name not in STAGES:
             raise ConfigError(f"No stage '{name}'; there are {', '.join(STAGES)} and all.")

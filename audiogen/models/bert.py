@@ -35,17 +35,17 @@ class Layer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(dim, inner)})
         self.output = nn.ModuleDict({"dense": nn.Linear(inner, dim), "LayerNorm": nn.LayerNorm(dim, eps=eps)})
 
-    def forward(self, x: Tensor) -> Tensor:                      # (B, L, D)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, L, D), (B, 1, 1, L)
         q, k, v = (self.attention["self"][n](x).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # type: ignore[index]
                    for n in ("query", "key", "value"))           # (B, heads, L, d)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         x = self.attention["output"]["LayerNorm"](x + self.attention["output"]["dense"](y))       # type: ignore[index]
         y = self.output["dense"](F.gelu(self.intermediate["dense"](x)))
         return self.output["LayerNorm"](x + y)
 
 
 class Bert(nn.Module):
-    """Token numbers of one sentence, without padding, to their last hidden states; `config` is BERT's config.json."""
+    """Token numbers of sentences to their last hidden states; `config` is BERT's config.json."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -55,9 +55,9 @@ class Bert(nn.Module):
         self.layers = [Layer(dim, heads, inner, eps) for _ in range(config["num_hidden_layers"])]
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(self.layers)})
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """(B, L) whole numbers -> (B, L, D)"""
-        x = self.embeddings(ids)
+    def forward(self, ids: Tensor, own: Tensor | None = None) -> Tensor:
+        """(B, L) whole numbers, and which of them are the sentence's own (B, L), if not all -> (B, L, D)"""
+        x, mask = self.embeddings(ids), None if own is None else own[:, None, None]
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, mask)
         return x

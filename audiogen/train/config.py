@@ -20,7 +20,7 @@ from audiogen.config import (
 )
 from audiogen.errors import ConfigError
 
-STAGES = ("autoencoder", "vocoder", "clap", "diffusion")
+STAGES = ("autoencoder", "vocoder", "clap", "diffusion", "wording")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,14 @@ class DiffusionStageConfig(StageConfig):
 
 
 @dataclass(frozen=True)
+class WordingStageConfig(StageConfig):
+    queries: int = 16                             # of the U-Net's, of each layer, that look at each caption
+    drop: float = 0.02                            # share of examples without their text
+    hide: float = 0.08                            # share of tokens that the encoder does not see
+    held_out: float = 0.05                        # share of wordings kept for validation
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A whole run."""
 
@@ -124,6 +132,7 @@ class TrainConfig:
     vocoder: VocoderStageConfig = field(default_factory=VocoderStageConfig)
     clap: ClapStageConfig = field(default_factory=ClapStageConfig)
     diffusion: DiffusionStageConfig = field(default_factory=DiffusionStageConfig)
+    wording: WordingStageConfig = field(default_factory=WordingStageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def stage(self, name: str) -> StageConfig:
@@ -195,7 +204,9 @@ def everyday() -> TrainConfig:
         clap=ClapStageConfig(steps=10_000, batch=64, seconds=2.56, lr=1e-3, warmup=50, decay=0.7, betas=(0.9, 0.98), ema=0.998,
                              embedding=256, channels=(48, 96, 192, 384)),
         diffusion=DiffusionStageConfig(steps=40_000, batch=64, levels=4, seconds=2.56, lr=6e-4, warmup=500, decay=0.9,
-                                       betas=(0.9, 0.99), clip=1.0, ema=0.9995, long=0.7, text_noise=0.5, text_drop=0.1))
+                                       betas=(0.9, 0.99), clip=1.0, ema=0.9995, long=0.7, text_noise=0.5, text_drop=0.1),
+        wording=WordingStageConfig(steps=12_000, batch=48, seconds=2.56, lr=1.5e-4, warmup=100, decay=1.0, betas=(0.9, 0.98),
+                                   clip=1.0, ema=0.998))
 
 
 def base() -> TrainConfig:

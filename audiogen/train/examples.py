@@ -35,6 +35,7 @@ class Examples:
     seeds: list[int]                                             # of each item's own noise
     labels: list[str] | None = None                              # what sounds in each item; "" where nobody said
     latents: Tensor | None = None                                # (B, C, h, w), where they were kept instead of the waves
+    meant: list[str] | None = None                               # captions that those of each item stand for
 
     def keys(self, device: str = "cpu") -> Tensor:
         """The seeds, for `normal` and `uniform`. (B,) int64"""
@@ -141,7 +142,7 @@ class Drawer:
         else:
             wave = self.arrange(clip, n, rng)
             if rng.random() < self.framed:
-                caption = rng.choice(self.frames).replace(CAPTION, caption)
+                caption = self.framed_by(caption, rng)
         room = np.random.default_rng(rng.getrandbits(32)).standard_normal(n, dtype=np.float32)
         wave = wave + room * math.exp(rng.uniform(math.log(c.room[0]), math.log(c.room[1])))
         return (wave * (rng.uniform(*c.level) / max(1e-3, float(np.abs(wave).max())))).astype(np.float32), caption, label
@@ -153,6 +154,10 @@ class Drawer:
     def caption(self, clip: Clip, rng: random.Random) -> str:
         words = self.words.get(clip.label)
         return rng.choice(words) if words and rng.random() < self.config.words_rate else rng.choice(clip.captions)
+
+    def framed_by(self, caption: str, rng: random.Random) -> str:
+        """The caption within a sentence."""
+        return rng.choice(self.frames).replace(CAPTION, caption)
 
     def arrange(self, clip: Clip, n: int, rng: random.Random) -> Array:
         """The clip in n samples, peak 1: a part of it in which something sounds, or all of it once, again, or on and on."""

@@ -44,9 +44,11 @@ from audiogen.train.loop import Told, train
 from audiogen.train.stage import Machine, Stage
 from audiogen.train.tower import new_tower, read_tower
 from audiogen.train.vocoder import VocoderStage
+from audiogen.train.wording import Wordings, WordingStage
 
 FREE = {"save_every", "save_minutes", "log_every", "validate_every", "sample_every", "workers", "prompts", "steps", "minutes",
         "model"}
+BEFORE = "text-before"                                           # the sentence encoder that a U-Net was trained with
 
 
 def ignore(done: int, total: int) -> None:
@@ -93,9 +95,13 @@ def run(session: Session, config: TrainConfig) -> None:
         wait()
         for name in session.stages:
             draws: Draws = Drawer(dataset, clips, config.data, f"{config.seed}:{name}")
-            held = Drawer(dataset, others, replace(config.data, mix=0.0, join=0.0), f"held-out:{name}") if others else None
+            held: Draws | None = None
+            if others:
+                held = Drawer(dataset, others, replace(config.data, mix=0.0, join=0.0), f"held-out:{name}")
             stage = build(name, here, config, Machine.of(device, config.precision), fresh=session.init is None)
-            if isinstance(stage, DiffusionStage) and stage.config.cache:
+            if isinstance(stage, WordingStage):
+                draws, held = _wordings(stage, here, Drawer(dataset, clips, config.data, f"{config.seed}:{name}"))
+            elif isinstance(stage, DiffusionStage) and stage.config.cache:
                 draws = keep(stage, Drawer(dataset, clips, config.data, "kept"), here / "cache", session.reading,
                              workers(config.workers, device))
             if config.stage(name).batch % world():
@@ -111,6 +117,8 @@ def build(name: str, run: Path, config: TrainConfig, machine: Machine, fresh: bo
     torch.manual_seed(config.seed)                               # of what is drawn anew: judges and CLAP's towers
     if name == "clap":
         return _clap_stage(run, model, config, machine)
+    if name == "wording":
+        return _wording_stage(run, model, config, machine)
     autoencoder = trainable(load_part("autoencoder", model, run / "autoencoder.safetensors"))
     if name == "autoencoder":
         return AutoencoderStage(model, config.autoencoder, machine, autoencoder)
@@ -118,7 +126,7 @@ def build(name: str, run: Path, config: TrainConfig, machine: Machine, fresh: bo
         vocoder = trainable(load_part("vocoder", model, run / "vocoder.safetensors"))
         return VocoderStage(model, config.vocoder, machine, vocoder, autoencoder)
     unet = trainable(load_part("unet", model, run / "unet.safetensors"))
-    return DiffusionStage(model, config.diffusion, machine, unet, autoencoder, _captions(run, model, machine), fresh)
+    return DiffusionStage(model, config.diffusion, machine, unet, autoencoder, _captions(run / "text", model, machine), fresh)
 
 
 def _clap_stage(run: Path, model: ModelConfig, config: TrainConfig, machine: Machine) -> ClapStage:
@@ -129,7 +137,7 @@ def _clap_stage(run: Path, model: ModelConfig, config: TrainConfig, machine: Mac
     if model.clap is not None:
         load_weights(clap, read_weights(run / "clap.safetensors"), str(run / "clap.safetensors"))
     if model.text.kind == "sentence":
-        encode = _captions(run, model, machine)
+        encode = _captions(run / "text", model, machine)
         known = Captions(lambda captions: [Conditioning((), (), c.film) for c in encode(captions)], machine.device)
 
         def film(captions: list[str]) -> Tensor:
@@ -148,9 +156,37 @@ def _clap_stage(run: Path, model: ModelConfig, config: TrainConfig, machine: Mac
     return ClapStage(model, config.clap, machine, clap, embed, tower)
 
 
-def _captions(run: Path, model: ModelConfig, machine: Machine) -> Callable[[list[str]], list[Conditioning]]:
-    """Captions, each encoded alone by the run's text encoder."""
-    encoder = load_text_encoder(run / "text", model.text, read_folder, machine.device, torch.float32)
+def _wording_stage(run: Path, model: ModelConfig, config: TrainConfig, machine: Machine) -> WordingStage:
+    """The run's sentence encoder, as it was before this stage and as it learns now, and what reads it."""
+    if model.text.kind != "sentence" or not model.unet.context_dims or not model.unet.film_dim:
+        raise ConfigError(f"{run}: only a U-Net that reads a sentence encoder's states and their mean can teach it; leave out "
+                          "--stage wording.")
+    if config.data.words is None:
+        raise ConfigError("wording: there are no other wordings to learn; name their file with --set data.words=FILE.")
+    before, now = run / BEFORE, run / "text"
+    if not before.exists():
+        shutil.copytree(now, run / f".{BEFORE}.part", dirs_exist_ok=True, copy_function=shutil.copyfile)
+        (run / f".{BEFORE}.part").replace(before)
+    teacher = load_text_encoder(before, model.text, read_folder, machine.device, torch.float32)
+    learner = load_text_encoder(now, model.text, read_folder, machine.device, torch.float32)
+    assert isinstance(teacher, Sentence)
+    assert isinstance(learner, Sentence)
+    clap = None if model.clap is None else load_part("clap", model, run / "clap.safetensors")
+    return WordingStage(model, config.wording, machine, trainable(learner.encoder), teacher,
+                        _captions(before, model, machine), load_part("unet", model, run / "unet.safetensors"), clap)
+
+
+def _wordings(stage: WordingStage, run: Path, drawer: Drawer) -> tuple[Wordings, Wordings | None]:
+    """What the stage learns from, and what is held out of it; the stage hears its U-Net."""
+    draws, held = Wordings(drawer, stage.config), Wordings(drawer, stage.config, held=True)
+    autoencoder = load_part("autoencoder", stage.model, run / "autoencoder.safetensors", stage.machine.device)
+    stage.listen(drawer, draws, autoencoder)
+    return draws, held if held.labels else None
+
+
+def _captions(text: Path, model: ModelConfig, machine: Machine) -> Callable[[list[str]], list[Conditioning]]:
+    """Captions, each encoded alone by the text encoder in a folder."""
+    encoder = load_text_encoder(text, model.text, read_folder, machine.device, torch.float32)
 
     def encode(captions: list[str]) -> list[Conditioning]:
         if isinstance(encoder, Sentence) and machine.device.startswith("cuda"):              # a CPU's bits depend on company
