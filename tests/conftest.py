@@ -64,6 +64,22 @@ def load() -> Callable[[str], Pipeline]:
     return tiny
 
 
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sentence encoder with random weights."""
+    from sentences import sentence_encoder
+
+    return sentence_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of 24 short clips, for training; to be read only."""
+    from clips import folder
+
+    return folder(tmp_path_factory.mktemp("data") / "clips", 24)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """The command in this process, in an empty folder: (exit code, stdout, stderr)."""

@@ -29,10 +29,14 @@ def sentence_encoder(home: Path) -> Path:
     return home
 
 
+def changes(encoder: Path, *more: str) -> list[str]:
+    """What makes the preset tiny a small model beside a sentence encoder."""
+    return [*SMALL, f"text={encoder}", "model.text.kind=sentence", 'model.text.parts=["."]', 'model.text.tokenizers=["."]',
+            "model.unet.transformers=[0]", "model.unet.context_dims=[24]", "model.unet.film_dim=24", "data.mix=0",
+            f"clap.steps={STEPS}", "clap.batch=8", "clap.lr=3e-3", "clap.ema=0.9", "save_every=25", "validate_every=30", *more]
+
+
 def settings(encoder: Path, *more: str) -> TrainConfig:
-    changes = [*SMALL, f"text={encoder}", "model.text.kind=sentence", 'model.text.parts=["."]', 'model.text.tokenizers=["."]',
-               "model.unet.transformers=[0]", "model.unet.context_dims=[24]", "model.unet.film_dim=24", "data.mix=0",
-               f"clap.steps={STEPS}", "clap.batch=8", "clap.lr=3e-3", "clap.ema=0.9", "save_every=25", "validate_every=30", *more]
-    return read_config("tiny", None, changes)
+    return read_config("tiny", None, changes(encoder, *more))
 
 

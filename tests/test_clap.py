@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from clips import NAMES, RATE, folder, sound
+from clips import NAMES, RATE, sound
 from conftest import normal
-from sentences import STEPS, sentence_encoder, settings
+from sentences import STEPS, settings
 from test_train import assert_same
 
 from audiogen import rank
@@ -46,16 +46,6 @@ def test_what_fits_is_not_pushed_away() -> None:
     assert float(contrastive_loss(each, each, scale, same)) > 10
     assert float(contrastive_loss(one, one, scale, torch.eye(6) > 0)) == pytest.approx(math.log(2), abs=1e-6)
     assert float(contrastive_loss(each, each, scale, torch.eye(6) > 0)) < 1e-6
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sentence_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder(tmp_path_factory.mktemp("data") / "clips", 24)
 
 
 @pytest.fixture(scope="module")

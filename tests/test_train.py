@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import folder
 from conftest import CHECKPOINTS
 
 from audiogen.checkpoint import load_model, read_weights
@@ -33,11 +32,6 @@ TOWERS = tuple(s for s in STAGES if s != "wording")             # wordings are f
 
 def settings(*more: str) -> TrainConfig:
     return read_config("tiny", None, [*SMALL, *more])
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder(tmp_path_factory.mktemp("data") / "clips")
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +138,8 @@ run(Session(Path(data), Path(out), (stage,)), read_config("tiny", None, changes)
 """
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "clap"])
-def test_two_processes_equal_one(data: Path, tmp_path: Path, stage: str) -> None:
-    changes = [*SMALL, "clap.batch=4", "validate_every=100"]
+def in_two(tmp_path: Path, data: Path, stage: str, changes: list[str]) -> Path:
+    """The run that two processes made of a stage."""
     out = tmp_path / "two"
     (tmp_path / "main.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "main.py"), str(data), str(out), stage, *changes]
@@ -156,6 +149,13 @@ def test_two_processes_equal_one(data: Path, tmp_path: Path, stage: str) -> None
     pair = [subprocess.Popen(command, env={**env, "RANK": str(r)}, stderr=subprocess.PIPE, text=True) for r in range(2)]
     errors = [p.communicate(timeout=240)[1] for p in pair]
     assert [p.returncode for p in pair] == [0, 0], errors
+    return out
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "clap"])
+def test_two_processes_equal_one(data: Path, tmp_path: Path, stage: str) -> None:
+    changes = [*SMALL, "clap.batch=4", "validate_every=100"]
+    in_two(tmp_path, data, stage, changes)
     for name, more in (("one", []), ("half", [f"{stage}.batch=2"])):
         run(Session(data, tmp_path / name, (stage,)), read_config("tiny", None, [*changes, *more]))
     two, one, half = (torch.cat([v.flatten().double() for _, v in sorted(weights(tmp_path / n).items())])

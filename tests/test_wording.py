@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from clips import NAMES, folder
+from clips import NAMES
 from conftest import normal
-from sentences import sentence_encoder, settings
-from test_train import assert_same
+from sentences import changes, settings
+from test_train import assert_same, in_two
 from test_train import settings as towers
 
 from audiogen.checkpoint import load_model, read_weights
+from audiogen.cli.train import _stages
 from audiogen.diffusion.conditioning import Conditioning
 from audiogen.errors import ConfigError, DataError
 from audiogen.models.bert import Bert
 from audiogen.models.unet import Attention, ResBlock
 from audiogen.train import session, state
-from audiogen.train.config import TrainConfig
+from audiogen.train.config import TrainConfig, read_config
 from audiogen.train.data import prepare
 from audiogen.train.examples import Drawer
 from audiogen.train.session import Session, run
@@ -33,22 +34,18 @@ STEPS = 40
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sentence_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder(tmp_path_factory.mktemp("data") / "clips", 12)
-
-
-@pytest.fixture(scope="module")
-def config(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+def told(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The settings of a run of this stage."""
     words = tmp_path_factory.mktemp("words") / "words.txt"
     words.write_text(WORDS)
-    return settings(encoder, f"data.words={words}", "data.words_rate=0.8", "data.mix=0.1", f"wording.steps={STEPS}",
-                    "wording.batch=8", "wording.lr=3e-3", "wording.ema=0.9", "wording.held_out=0", "wording.hide=0",
-                    "clap.steps=2", "save_every=15")
+    return changes(encoder, f"data.words={words}", "data.words_rate=0.8", "data.mix=0.1", f"wording.steps={STEPS}",
+                   "wording.batch=8", "wording.lr=3e-3", "wording.ema=0.9", "wording.held_out=0", "wording.hide=0",
+                   "clap.steps=2", "save_every=15")
+
+
+@pytest.fixture(scope="module")
+def config(told: list[str]) -> TrainConfig:
+    return read_config("tiny", None, told)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +181,15 @@ def test_it_is_resumed_to_the_bit(trained: Path, data: Path, config: TrainConfig
     assert_same(*(read_weights(x / "text" / "model.safetensors") for x in (out, trained)))
 
 
+def test_two_processes_equal_one(data: Path, told: list[str], tmp_path: Path) -> None:
+    in_two(tmp_path, data, "wording", [*told, "wording.steps=5"])
+    for name, more in (("one", []), ("half", ["wording.batch=4"])):
+        run(Session(data, tmp_path / name, ("wording",)), read_config("tiny", None, [*told, "wording.steps=5", *more]))
+    learnt = (read_weights(tmp_path / n / "text" / "model.safetensors") for n in ("two", "one", "half"))
+    two, one, half = (torch.cat([v.flatten().double() for _, v in sorted(weights.items())]) for weights in learnt)
+    assert float((two - one).norm()) < 0.1 * float((half - one).norm()), "rounding, not another batch"
+
+
 def test_what_cannot_be_taught(data: Path, config: TrainConfig, encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set data\.words=FILE"):
         run(Session(data, tmp_path / "a", ("wording",)), settings(encoder))
@@ -192,6 +198,20 @@ def test_what_cannot_be_taught(data: Path, config: TrainConfig, encoder: Path, t
     (tmp_path / "other.txt").write_text("kind9: something else")
     with pytest.raises(DataError, match=r"nothing for this stage to learn"):
         run(Session(data, tmp_path / "c", ("wording",)), settings(encoder, f"data.words={tmp_path / 'other.txt'}"))
+
+
+def test_one_meaning_is_nothing_to_tell_apart(data: Path, encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("kind1: a noise|noise noise")
+    with pytest.raises(DataError, match=r"nothing to tell apart"):
+        run(Session(data, tmp_path / "run", ("wording",)), settings(encoder, f"data.words={tmp_path / 'words.txt'}"))
+
+
+@pytest.mark.parametrize(("more", "last"), [
+    ((), "diffusion"), (("data.words=x", "model.text.kind=clap"), "diffusion"), (("data.words=x",), "wording")])
+def test_it_is_one_of_all_stages_where_it_can_be(encoder: Path, more: tuple[str, ...], last: str) -> None:
+    found = _stages("all", settings(encoder, *more))
+    assert found[-1] == last
+    assert len(found) == 4 + (last == "wording")
 
 
 def test_figures_of_held_out_wordings_are_told(data: Path, config: TrainConfig, tmp_path: Path) -> None:

@@ -164,9 +164,10 @@ def _wording_stage(run: Path, model: ModelConfig, config: TrainConfig, machine: 
     if config.data.words is None:
         raise ConfigError("wording: there are no other wordings to learn; name their file with --set data.words=FILE.")
     before, now = run / BEFORE, run / "text"
-    if not before.exists():
+    if rank() == 0 and not before.exists():
         shutil.copytree(now, run / f".{BEFORE}.part", dirs_exist_ok=True, copy_function=shutil.copyfile)
         (run / f".{BEFORE}.part").replace(before)
+    wait()
     teacher = load_text_encoder(before, model.text, read_folder, machine.device, torch.float32)
     learner = load_text_encoder(now, model.text, read_folder, machine.device, torch.float32)
     assert isinstance(teacher, Sentence)

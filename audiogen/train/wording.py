@@ -8,7 +8,8 @@ this takes a processor's hour where the U-Net would take a GPU's day. Shapes: B 
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -33,6 +34,7 @@ KEPT = 64                                                        # queries of ea
 OTHERS = 4                                                       # of so many queries, one is another label's
 LIKE = 4                                                         # groups of captions of like lengths, that a batch is taken in
 SHOWN = 32                                                       # held-out wordings for each item of a validation
+PLAIN = 0.3                                                      # of captions that mean themselves, those that are plain ones
 
 
 class Wordings:
@@ -55,6 +57,8 @@ class Wordings:
                 self.words.setdefault(label, []).append(word)
         if not self.words and not held:
             raise DataError("No label of this data has other wordings in data.words: there is nothing for this stage to learn.")
+        if len(set(self.plain.values())) < 2:                    # nothing to measure by how far apart they are
+            raise DataError("All labels with wordings in data.words have the same caption: there is nothing to tell apart.")
         self.labels = sorted(self.words)
 
     def batch(self, step: int, items: range, seconds: float) -> Examples:
@@ -87,9 +91,10 @@ class Wordings:
         return caption, meaning, label
 
     def one(self, label: str, rng: random.Random) -> tuple[str, str]:
+        """A label's caption and its meaning."""
         if rng.random() < self.drawer.config.words_rate:
             return rng.choice(self.words[label]), self.plain[label]
-        own = self.plain[label] if rng.random() < 0.3 else rng.choice(self.captions[label])
+        own = self.plain[label] if rng.random() < PLAIN else rng.choice(self.captions[label])
         return own, own
 
 
@@ -118,13 +123,6 @@ class WordingStage(Stage):
     def listen(self, drawer: Drawer, wordings: Wordings, autoencoder: nn.Module) -> None:
         """Hear the U-Net's queries: of one clip of each label, at evenly spaced levels of noise."""
         self.labels = {label: i for i, label in enumerate(wordings.plain)}
-        self.plain = list(wordings.plain.values())
-        found: list[list[Tensor]] = [[] for _ in self.layers]
-
-        def note(i: int, layer: Attention, inputs: tuple[Tensor, ...]) -> None:
-            found[i].append(layer.split(layer.to_q(inputs[0])).transpose(1, 2)[0])     # (N, heads, d)
-
-        hooks = [layer.register_forward_pre_hook(partial(note, i)) for i, layer in enumerate(self.layers)]
         sigmas, c = NoiseSchedule.of(self.model.schedule).sigmas.float(), self.model.autoencoder
         kept: list[list[Tensor]] = [[] for _ in self.layers]
         for label, plain in wordings.plain.items():
@@ -133,19 +131,16 @@ class WordingStage(Stage):
             wave = drawer.arrange(clip, round(self.config.seconds * drawer.dataset.rate), rng)
             z = (autoencoder.encode(self.image(torch.from_numpy(wave)[None])).mean - c.shift) * c.scale  # type: ignore[operator]
             keys = torch.tensor([rng.getrandbits(62)], device=z.device)
-            for i in range(LEVELS):
-                t = (len(sigmas) * (2 * i + 1)) // (2 * LEVELS)
-                x = (z + sigmas[t] * normal(keys + i, *z.shape[1:])) / (1 + sigmas[t] ** 2).sqrt()
-                self.unet(x, torch.full((1,), float(t), device=z.device), self.captions([plain]))
-            for i, each in enumerate(found):
-                heard = torch.cat(each)
-                kept[i].append(heard[uniform(keys, KEPT)[0].mul(len(heard)).long()].half())
-                each.clear()
-        for hook in hooks:
-            hook.remove()
+            with asked(self.layers) as queries:
+                for i in range(LEVELS):
+                    t = (len(sigmas) * (2 * i + 1)) // (2 * LEVELS)
+                    x = (z + sigmas[t] * normal(keys + i, *z.shape[1:])) / (1 + sigmas[t] ** 2).sqrt()
+                    self.unet(x, torch.full((1,), float(t), device=z.device), self.captions([plain]))
+            for k, each in zip(kept, map(torch.cat, queries), strict=True):
+                k.append(each[uniform(keys, KEPT)[0].mul(len(each)).long()].half())
         self.queries = [torch.stack(k) for k in kept]
-        means = self.captions(self.plain)
-        some = torch.arange(len(self.plain), device=self.queries[0].device)[None].expand(len(self.plain), -1)
+        means = self.captions(list(wordings.plain.values()))
+        some = torch.arange(len(self.labels), device=self.queries[0].device)[None].expand(len(self.labels), -1)
         self.apart = [a.var(dim=0).mean() for a in self.answers(means, [q[:, 0][some] for q in self.queries])]
         self.signs = self.filmed(film_of(means))                 # (labels, sum of C)
         self.film_apart = self.signs.var(dim=0).mean()
@@ -229,6 +224,22 @@ class WordingStage(Stage):
 
     def weights(self) -> Weights:
         return {TEXT: self.average["text"]}
+
+
+@contextmanager
+def asked(layers: list[Attention]) -> Iterator[list[list[Tensor]]]:
+    """Within, the queries (N, heads, d) of each call of each layer are noted, for batches of 1."""
+    found: list[list[Tensor]] = [[] for _ in layers]
+
+    def note(i: int, layer: Attention, inputs: tuple[Tensor, ...]) -> None:
+        found[i].append(layer.split(layer.to_q(inputs[0])).transpose(1, 2)[0])
+
+    hooks = [layer.register_forward_pre_hook(partial(note, i)) for i, layer in enumerate(layers)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def film_of(text: Conditioning) -> Tensor:
