@@ -1,7 +1,7 @@
 #!/bin/sh
 # The default model, from a folder of sounds to packed weights: scripts/train_everyday.sh CORPUS RUN PACKED [--set KEY=VALUE ...]
 # It goes on where it was stopped, if it is run again with the same words. The preset is for a GPU. The sentence encoder is the
-# one that ships with the model.
+# one that ships with the model, and is taught at last.
 set -eu
 corpus=$1
 run=$2
