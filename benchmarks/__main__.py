@@ -16,7 +16,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the parts that were asked for; all of them take about ten minutes on two cores."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--only", action="append", metavar="PART",
-                        help="audioldm2, audioldm-s, auffusion (U-Nets), decode, training, steps, command, clip, defaults or gpu")
+                        help="audioldm2, audioldm-s, auffusion (U-Nets), spent, decode, training, steps, command, clip, "
+                             "defaults or gpu")
     parser.add_argument("--quick", action="store_true", help="small networks, one run each: that it works, not how fast")
     parser.add_argument("--full", action="store_true", help="the clip at defaults is 10.24 s long, not 2.56 s: minutes more")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -75,7 +75,7 @@ def _finish(device: str) -> None:
 
 
 def operations(run: Callable[[], Tensor]) -> float:
-    """Floating point operations of products and convolutions in a run."""
+    """Floating point operations of products and convolutions in a run; a CPU's attention is not counted."""
     with FlopCounterMode(display=False) as counted:
         run()
     return float(counted.get_total_flops())

@@ -1,14 +1,12 @@
 """Networks by themselves, theirs and ours on the same weights and inputs."""
 
 import copy
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import AutoencoderConfig, UNetConfig, VocoderConfig
@@ -20,7 +18,8 @@ from audiogen.models.unet import Attended, UNet
 from audiogen.train.config import everyday
 from audiogen.train.convolution import hasten
 from benchmarks import published
-from benchmarks.measure import Options, Row, alternate, duration, operations, rows, table
+from benchmarks.measure import Options, Row, alternate, operations, rows, table
+from benchmarks.spent import shares
 
 CONFIGS = {
     "audioldm2": UNetConfig(transformers=(None, 0, 1), context_dims=(768, 1024)),
@@ -60,8 +59,8 @@ def converted(given: dict[str, Tensor], device: str, dtype: torch.dtype) -> dict
 
 
 @torch.inference_mode()
-def unet_steps(family: str, options: Options) -> list[Row]:
-    """One guided evaluation (a batch of two) for 10.24 s."""
+def unet_runs(family: str, options: Options) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
+    """Networks, and one guided evaluation of each (a batch of two) for 10.24 s."""
     config = CONFIGS[family]
     if options.quick:
         config = UNetConfig(**(vars(config) | {"channels": (64, 64, 64, 64)}))
@@ -72,46 +71,33 @@ def unet_steps(family: str, options: Options) -> list[Row]:
     x = torch.randn(2, config.in_channels, *size, generator=torch.Generator().manual_seed(2))
     step, device = torch.tensor([481.0, 481.0], device=options.device), options.device
 
-    def theirs_in(dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], Tensor]:
+    def theirs_in(dtype: torch.dtype, layout: torch.memory_format) -> tuple[nn.Module, Callable[[], Tensor]]:
         net = reference if dtype == torch.float32 else copy.deepcopy(reference)
         net = net.to(device, dtype, memory_format=layout)
         inputs, noisy = converted(given, device, dtype), x.to(device, dtype, memory_format=layout)
-        return lambda: net(noisy, step, **inputs).sample
+        return net, lambda: net(noisy, step, **inputs).sample
 
-    def ours_in(dtype: torch.dtype) -> Callable[[], Tensor]:
+    def ours_in(dtype: torch.dtype) -> tuple[nn.Module, Callable[[], Tensor]]:
         net = copy.deepcopy(ours).to(device, dtype)
         if device == "cpu":
             pack(net)
         else:
             net.to(memory_format=torch.channels_last)
         attended, noisy = Attended(cond.to(device, dtype)), x.to(device, dtype)
-        return lambda: net(noisy, step, attended)
+        return net, lambda: net(noisy, step, attended)
 
-    runs = {"diffusers, float32": theirs_in(torch.float32, torch.contiguous_format), "audiogen, float32": ours_in(torch.float32),
+    return {"diffusers, float32": theirs_in(torch.float32, torch.contiguous_format), "audiogen, float32": ours_in(torch.float32),
             "diffusers, bfloat16, channels last": theirs_in(torch.bfloat16, torch.channels_last),
             "audiogen, bfloat16": ours_in(torch.bfloat16)}
+
+
+@torch.inference_mode()
+def unet_steps(family: str, options: Options) -> list[Row]:
+    """The evaluations in turn, and how much their outputs differ."""
+    runs = {name: run for name, (_, run) in unet_runs(family, options).items()}
     large = family == "auffusion" and not options.quick and options.device == "cpu"
-    work = operations(theirs_in(torch.float32, torch.contiguous_format))
-    told = rows(alternate(runs, Options(device, options.quick, 1 if large else options.repeats)), options, work)
-    if device == "cpu":
-        told += [Row(f"{name}: its attention", duration(attention(runs[name]))) for name in runs if "audiogen" in name]
-    return told
-
-
-def attention(run: Callable[[], Tensor]) -> float:
-    """Seconds of a run that pass in torch's own attention, which both sides call."""
-    spent, own = 0.0, F.scaled_dot_product_attention
-
-    def timed(*given: Any, **more: Any) -> Tensor:
-        nonlocal spent
-        begin = time.perf_counter()
-        out = own(*given, **more)
-        spent += time.perf_counter() - begin
-        return out
-
-    with mock.patch.object(F, "scaled_dot_product_attention", timed):
-        run()
-    return spent
+    work = operations(next(iter(runs.values())))
+    return rows(alternate(runs, replace(options, repeats=1 if large else options.repeats)), options, work)
 
 
 @torch.inference_mode()
@@ -189,6 +175,13 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
         parts = decoders(options)
         return "\n".join(table(f"Latents to sound: {name}", "10.24 s, float32.", lines) for name, lines in parts.items())
 
-    return {**{family: partial(unet, family) for family in published.FAMILIES}, "decode": decode,
+    def spent() -> str:
+        runs = unet_runs("audioldm2", options)
+        pairs = [[name for name in runs if kind in name] for kind in ("float32", "bfloat16")]
+        lines = [line for pair in pairs for line in shares({name: runs[name] for name in pair}, options)]
+        return table("Where a guided step of audioldm2 spends its time",
+                     "Layers by kind; what ours adds or gates in the pass of a product is counted there.", lines)
+
+    return {**{family: partial(unet, family) for family in published.FAMILIES}, "spent": spent, "decode": decode,
             "training": lambda: table("A training step", "The default U-Net, 16 clips of 5 s; bfloat16 autocast, channels last.",
                                       training(options))}

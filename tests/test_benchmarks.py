@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, networks, published
+from benchmarks import gpu, networks, published, spent
 from benchmarks.__main__ import main
-from benchmarks.measure import Options, alternate, relative, rows
+from benchmarks.measure import Options, alternate, operations, relative, rows
 
 QUICK = Options(quick=True, repeats=1)
 
@@ -23,14 +23,22 @@ def test_unet_steps_compare_equal_networks(family: str) -> None:
     assert len(half) == 2
 
 
-def test_attention_is_timed_where_it_is_called() -> None:
-    q = torch.randn(1, 2, 64, 8)
-
-    def run() -> torch.Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(q, q, q)
-
-    assert 0 < networks.attention(run) < 10
-    assert networks.attention(lambda: q @ q.mT) == 0
+def test_a_step_is_the_sum_of_its_layers() -> None:
+    runs = networks.unet_runs("audioldm2", QUICK)
+    parts = {}
+    for name, (network, run) in runs.items():
+        with spent.watched(network) as parts[name]:
+            run()
+        products = sum(s.work for kind, s in parts[name].items() if kind != spent.ATTENTION)
+        assert products == operations(runs["diffusers, float32"][1])     # as PyTorch counts, who leaves a CPU's attention out
+        assert all(s.seconds > 0 for s in parts[name].values())
+    plain, ours = parts["diffusers, float32"], parts["audiogen, float32"]
+    assert plain[spent.ATTENTION].work == ours[spent.ATTENTION].work
+    counted = spent.shares(runs, QUICK)                          # ours knows the text's keys and values by now
+    assert {line.name.split(":")[0] for line in counted} == {*spent.KINDS, spent.ATTENTION, spent.REST}
+    with spent.watched(runs["audiogen, float32"][0]) as idle:
+        pass
+    assert not any(s.seconds or s.work for s in idle.values())
 
 
 def test_decoders_agree() -> None:

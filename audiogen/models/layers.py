@@ -80,8 +80,12 @@ class Conv2d(nn.Conv2d):
         if self.packed and self.stride == (1, 1) and winograd.pays(self.weight, x.shape):
             self.points = winograd.transformed(self.weight) if self.points is None else self.points
             y = winograd.convolve(x, self.points, self.out_channels, self.bias, self.padding)    # type: ignore[arg-type]
+        elif self.packed:                                        # PyTorch itself would leave small maps to a slower way
+            x = x.contiguous(memory_format=layout(x))
+            y = torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride,    # type: ignore[arg-type]
+                                         self.dilation, self.groups)
         else:
-            y = super().forward(x.contiguous(memory_format=layout(x)) if self.packed else x)
+            y = super().forward(x)
         return y if plus is None else plus + y
 
     def pack(self) -> None:
