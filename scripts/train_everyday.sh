@@ -1,18 +1,23 @@
 #!/bin/sh
 # The default model, from a folder of sounds to packed weights: scripts/train_everyday.sh CORPUS RUN PACKED [--set KEY=VALUE ...]
 # It goes on where it was stopped, if it is run again with the same words. The preset is for a GPU. The sentence encoder is the
-# one that ships with the model, and is taught at last.
+# one that ships with the model, and is taught at last; then the U-Net learns from it as it is now, and it from the U-Net.
 set -eu
 corpus=$1
 run=$2
 packed=$3
 shift 3
 here=$(cd "$(dirname "$0")" && pwd)
+text=${here%/*}/checkpoints/everyday/text
+
+learn() {                                                        # FOLDER [OPTION ...]
+    out=$1
+    shift
+    if [ -e "$out/train.toml" ]; then set -- "$@" --resume; fi
+    audiogen train "$corpus" --out "$out" --preset everyday --set text="$text" --set data.words="$here/everyday_labels.txt" "$@"
+}
 
 audiogen train --check "$corpus"
-resume=""
-if [ -e "$run/train.toml" ]; then resume=--resume; fi
-# shellcheck disable=SC2086
-audiogen train "$corpus" --out "$run" --preset everyday --set text="${here%/*}/checkpoints/everyday/text" \
-    --set data.words="$here/everyday_labels.txt" "$@" $resume
-python "$here/pack_model.py" "$run" "$packed"
+learn "$run" "$@"
+learn "$run/again" --init "$run" --stage diffusion --stage wording "$@"
+python "$here/pack_model.py" "$run/again" "$packed"
