@@ -4,13 +4,11 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import relative
 from torch import nn
 
-from audiogen.models import attention, layers, winograd
+from audiogen.models import layers, winograd
 from audiogen.models import packed as products
-from audiogen.models.attention import attend
 from audiogen.models.layers import GEGLU, Conv1d, Conv2d, GroupNorm, Linear, Pointwise, pack
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
@@ -117,23 +115,3 @@ def test_group_norm_by_either_layout(size: tuple[int, int]) -> None:
     last = norm(x.contiguous(memory_format=torch.channels_last))
     assert relative(last, norm(x)) < 1e-6
     assert last.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("at_once", [2**20, 5 * 70, 100])           # numbers: of all heads, of one head and more, of a few rows
-def test_attention_by_plain_products(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where bfloat16 is quick; it is as near to the exact one as PyTorch's own is, or twice as far."""
-    torch.manual_seed(0)
-    monkeypatch.setattr(attention, "SCORES", at_once)
-    monkeypatch.setattr(attention, "packs", lambda dtype: True)
-    q, k, v = (torch.randn(2, n, 3, 16).bfloat16().transpose(1, 2) for n in (20, 70, 70))
-    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    theirs = relative(F.scaled_dot_product_attention(q, k, v), exact)
-    with torch.no_grad():
-        ours = attend(q, k, v)
-    assert 0 < relative(ours, exact) < 2.5 * theirs
-    assert not torch.equal(ours, attend(q, k, v))                # with gradients it is theirs
-    assert relative(attend(q, k.flip(2), v), exact) > 0.1        # it can fail
-    q, k, v = (x.float() for x in (q, k, v))
-    mask = torch.arange(70).expand(2, 1, 1, 70) < 40
-    with torch.no_grad():
-        assert relative(attend(q, k, v, mask), F.scaled_dot_product_attention(q, k[:, :, :40], v[:, :, :40])) < 1e-6

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from audiogen.config import UNetConfig
 from audiogen.diffusion.conditioning import Conditioning
-from audiogen.models.attention import attend
 from audiogen.models.layers import GEGLU, Conv2d, GroupNorm, LayerNorm, Linear, Pointwise
 
 KeysValues = tuple[Tensor, Tensor]                               # (B, heads, L, d) each
@@ -64,7 +63,7 @@ class Attention(nn.Module):
         k, v = self.keys_values(x) if known is None else known   # (B, heads, L, d)
         mask = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
         if self.edit is None:
-            out = attend(q, k, v, mask)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
             if mask is not None:
