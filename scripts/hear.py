@@ -6,8 +6,9 @@
     python scripts/hear.py --recordings CORPUS       recordings of a corpus with metadata.csv: the ceiling
 
 A sound counts where YAMNet has an accepted class among its first three (mean of its windows' probabilities). The list of
-prompts is a CSV of `label,prompt,accepted`, with AudioSet's display names between `|` in the last column. `chance` is
-the share that the same sounds reach under every other label. Importable: `judge(sounds, prompts)` does the counting.
+prompts is a CSV of `label,prompt,accepted`, with AudioSet's display names between `|` in the last column; hear_fresh_1.csv and
+hear_fresh_2.csv (--prompts), by which nothing was tuned, leave that to hear_prompts.csv. `chance` is the share that the same
+sounds reach under every other label. Importable: `judge(sounds, prompts)` does the counting.
 """
 
 import argparse
@@ -49,8 +50,16 @@ class Verdict:
 
 
 def read_prompts(path: Path = PROMPTS) -> list[Prompt]:
+    """A list of prompts; where it does not say what is accepted, what hear_prompts.csv accepts of that label is."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [Prompt(r["label"], r["prompt"], frozenset(r["accepted"].split("|"))) for r in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    if not rows or "accepted" in rows[0]:
+        return [Prompt(r["label"], r["prompt"], frozenset(r["accepted"].split("|"))) for r in rows]
+    known = {p.label: p.accepted for p in read_prompts()}
+    unknown = next((r["label"] for r in rows if r["label"] not in known), None)
+    if unknown is not None:
+        raise SystemExit(f"{path}: hear_prompts.csv has no label '{unknown}'; say in a column 'accepted' which classes count.")
+    return [Prompt(r["label"], r["prompt"], known[r["label"]]) for r in rows]
 
 
 def hear(path: Path, embedder: Embedder) -> Embedding:

@@ -26,6 +26,21 @@ def test_the_list_of_prompts_names_classes_that_the_tagger_has(hear: ModuleType)
     assert not [(p.label, name) for p in prompts for name in p.accepted if name not in known]
 
 
+def test_fresh_prompts_accept_the_same_and_were_not_trained_on(hear: ModuleType, tmp_path: Path) -> None:
+    known = {p.label: p.accepted for p in hear.read_prompts()}
+    wordings = hear.PROMPTS.with_name("everyday_labels.txt").read_text().lower()
+    learnt = {w.strip() for line in wordings.splitlines() for w in line.partition(":")[2].split("|")}
+    assert "a dog barking" in learnt
+    for name in ("hear_prompts.csv", "hear_fresh_1.csv", "hear_fresh_2.csv"):
+        prompts = hear.read_prompts(hear.PROMPTS.with_name(name))
+        assert {p.label: p.accepted for p in prompts} == known
+        assert not [p.text for p in prompts if p.text.lower() in learnt]
+    other = tmp_path / "other.csv"
+    other.write_text("label,prompt\nyeti,a yeti\n")
+    with pytest.raises(SystemExit, match="no label 'yeti'"):
+        hear.read_prompts(other)
+
+
 def test_sounds_count_where_an_accepted_class_is_heard(hear: ModuleType, tmp_path: Path) -> None:
     time = np.arange(2 * RATE) / RATE
     noise = np.random.default_rng(0).standard_normal(2 * RATE)
