@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audiogen.models.layers import GEGLU
 from benchmarks.measure import Options, Row, duration, matmul_peak, speed
 
-OURS_GATED = 2                                                   # products of a layer that gates itself
+GATED = 2                                                        # products of a layer that gates itself
 ATTENTION, REST = "attention", "all else"
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "convolutions": (nn.Conv2d,), "matrix products": (nn.Linear, GEGLU), "norms": (nn.GroupNorm, nn.LayerNorm)}
@@ -31,7 +31,7 @@ def work(module: nn.Module, out: Tensor) -> float:
     if isinstance(module, nn.Conv2d):
         return 2.0 * out.numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
     if isinstance(module, GEGLU):
-        return 2.0 * out.numel() * OURS_GATED * module.proj.in_features
+        return 2.0 * out.numel() * GATED * module.proj.in_features
     return 2.0 * out.numel() * module.in_features if isinstance(module, nn.Linear) else 0.0
 
 

@@ -39,6 +39,8 @@ def test_a_step_is_the_sum_of_its_layers() -> None:
     with spent.watched(runs["audiogen, float32"][0]) as idle:
         pass
     assert not any(s.seconds or s.work for s in idle.values())
+    assert "spent" in networks.sections(QUICK)
+    assert "spent" not in networks.sections(Options("cuda"))     # whose layers return before they are done
 
 
 def test_decoders_agree() -> None:
