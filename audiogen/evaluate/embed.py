@@ -88,14 +88,13 @@ class Yamnet:
         data = Path(spec.submodule_search_locations[0]) / "data"
         with open(data / "yamnet_class_map.csv", newline="", encoding="utf-8") as file:
             self.classes = tuple(row["display_name"] for row in csv.DictReader(file))
-        self._session, self._scale, self._zero = self._load(data / "YamNet_w8a8.onnx.zip", threads)
+        self._session, self._scale, self._zero = self._load(self.network(data / "YamNet_w8a8.onnx.zip"), threads)
         self._mel = mel_filters(self.n_fft, self.rate, bins=64, low=125.0, high=7500.0)     # (M, n_fft / 2 + 1)
         self._taper = np.hanning(self.window + 1)[:-1].astype(np.float32)                   # periodic
 
-    def _load(self, archive: Path, threads: int) -> tuple[Any, float, float]:
-        """The network with any number of windows at once and its features as an output, and its input's scale."""
+    def network(self, archive: Path) -> Any:
+        """The ONNX model of any number of windows at once, with its features and finer logits as outputs."""
         import onnx
-        import onnxruntime
         from onnx import numpy_helper
 
         with tempfile.TemporaryDirectory() as folder:
@@ -112,10 +111,23 @@ class Yamnet:
         del graph.value_info[:]                      # shapes inferred for one window
         for name in (self._features, self._logits):
             graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        return model
+
+    def _load(self, model: Any, threads: int) -> tuple[Any, float, float]:
+        """A session of the model, and the scale and the zero of its input.
+
+        Its layers are computed in float32 between their roundings to 8 bits, as the model is written. Fused to products of
+        8 bits they would overflow where a CPU has no instructions for those, and what is heard would hang on the machine.
+        """
+        import onnxruntime
+        from onnx import numpy_helper
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        constants = {c.name: c for c in model.graph.initializer}
         scale, zero = (float(numpy_helper.to_array(constants[f"audio_{k}"])) for k in ("scale", "zero_point"))
         return session, scale, zero
 
