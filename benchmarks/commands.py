@@ -16,7 +16,7 @@ import torch
 
 from audiogen.compat import DEFAULTS as COMPAT
 from benchmarks import published
-from benchmarks.measure import Options, Row, duration, relative, table
+from benchmarks.measure import Options, Row, duration, formats, relative, table
 
 DEFAULT_STEPS, SHARED_STEPS = 200, 5                             # diffusers'; where both do as many
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,9 +77,8 @@ def clips(options: Options) -> str:
     """Load, generate and memory, at equal steps."""
     steps = 2 if options.quick else SHARED_STEPS
     ddim = {"sampler": "ddim"}
-    kinds: dict[str, tuple[str, str, dict[str, str]]] = {
-        "diffusers, float32": ("diffusers", "float32", {}), "audiogen, float32": ("audiogen", "float32", ddim),
-        "diffusers, bfloat16": ("diffusers", "bfloat16", {}), "audiogen, bfloat16": ("audiogen", "bfloat16", ddim)}
+    sides: tuple[tuple[str, dict[str, str]], ...] = (("diffusers", {}), ("audiogen", ddim))
+    kinds = {f"{whose}, {dtype}": (whose, dtype, more) for dtype in formats(options) for whose, more in sides}
     weights = sum(f.stat().st_size for f in folder(options.quick)[1].rglob("*.safetensors")) / 1e9
     done = {name: clip(options, whose, dtype, steps, **more) for name, (whose, dtype, more) in kinds.items()}
     (_, first, reference), *_ = done.values()
@@ -102,7 +101,7 @@ def defaults(options: Options) -> str:
     seconds = 0.64 if options.quick else 10.24 if options.full else 2.56
     _, first, _ = clip(options, "diffusers", "float32", theirs, seconds=seconds)
     made = {dtype: clip(options, "audiogen", dtype, 2 if options.quick else None, seconds=seconds)[1]["generate"]
-            for dtype in ("auto", "bfloat16")}
+            for dtype in formats(options)}
     return table(f"A {seconds:g} s clip at defaults", "AudioLDM 2, one run each, the text included.", [
         Row(f"diffusers: {theirs} DDIM steps, float32", duration(first["generate"]), 1.0),
         *(Row(f"audiogen: {COMPAT['audioldm2'].steps} steps of {COMPAT['audioldm2'].sampler}, --dtype {dtype}", duration(took),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiogen.models.packed import multiply, packs, reorder
+from audiogen.models.packed import multiplies, multiply, packs, reorder
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,12 @@ def _finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def formats(options: Options) -> list[str]:
+    """The number formats in which there is something to measure: in others the machine is slower than in float32."""
+    quick = options.quick or multiplies(torch.bfloat16, options.device)      # a check is short anyhow
+    return ["float32", "bfloat16"] if quick else ["float32"]
+
+
 def operations(run: Callable[[], Tensor]) -> float:
     """Floating point operations of products and convolutions in a run; a CPU's attention is not counted."""
     with FlopCounterMode(display=False) as counted:
@@ -127,8 +133,8 @@ def machine(options: Options) -> list[str]:
         found = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         model = found[0] if found else model
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "diffusers", "transformers"))
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    peaks = ", ".join(f"{speed(matmul_peak(options, kind))} {name}" for name, kind in kinds.items())
+    peaks = ", ".join(f"{speed(matmul_peak(options, getattr(torch, name)))} {name}" for name in formats(options))
+    peaks += "" if multiplies(torch.bfloat16, options.device) else "; no instructions for bfloat16"
     size = side(options)
     vectors = torch.backends.cpu.get_cpu_capability()
     busy = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

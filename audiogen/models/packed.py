@@ -13,10 +13,16 @@ from torch import Tensor
 ROWS = 2048                                                      # that packed matrices are laid out for; others fit too
 
 
+def multiplies(dtype: torch.dtype, device: str = "cpu") -> bool:
+    """Has the device instructions for products in this format? A CPU without them is many times slower than in float32."""
+    if dtype != torch.bfloat16:
+        return dtype == torch.float32 or device.startswith("cuda")
+    return torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
+
+
 def packs(dtype: torch.dtype) -> bool:
     """Has the library its format here, for matrices of this kind?"""
-    kinds = (torch.float32, torch.bfloat16) if torch.cpu._is_avx512_bf16_supported() else (torch.float32,)
-    return torch.backends.mkldnn.is_available() and dtype in kinds
+    return torch.backends.mkldnn.is_available() and multiplies(dtype)
 
 
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, plus: Tensor | None = None, times: Tensor | None = None,

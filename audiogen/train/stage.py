@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from audiogen.config import ModelConfig
 from audiogen.distributed import average_gradients, world
 from audiogen.mel import Mel, to_image
+from audiogen.models.packed import multiplies
 from audiogen.train.config import AutoencoderStageConfig, StageConfig, VocoderStageConfig
 from audiogen.train.examples import Examples
 from audiogen.train.graphs import Graphs
@@ -35,8 +36,7 @@ class Machine:
     def of(cls, device: str, precision: str) -> "Machine":
         """"auto" is bfloat16 where the processor multiplies in it, else float32."""
         if precision == "auto":
-            quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
-            precision = "bfloat16" if quick else "float32"
+            precision = "bfloat16" if multiplies(torch.bfloat16, device) else "float32"
         return cls(device, getattr(torch, precision))
 
     @property
