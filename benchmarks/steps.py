@@ -11,7 +11,8 @@ from benchmarks.measure import Options, Row, relative, table
 EXACT = ("ddim", 1000, False)
 SEVERAL = (("ddim", 50, False), ("ddim", 200, False), ("heun", 10, False), ("pndm", 20, False), ("dpmpp-2m", 10, False),
            ("dpmpp-2m", 25, False), ("dpmpp-2m", 25, True), ("unipc", 10, True), ("unipc", 15, True), ("unipc", 20, True),
-           ("unipc", 25, False), ("unipc", 25, True))             # steps, and whether on Karras' levels
+           ("unipc", 25, False), ("unipc", 25, True), ("adams", 10, False), ("adams", 15, False), ("adams", 20, False),
+           ("adams", 25, False))                                 # steps, and whether on Karras' levels
 PROMPTS = ["a dog barking", "rain falling on leaves"]
 
 
