@@ -45,6 +45,17 @@ def test_every_command_explains_itself(run: Any) -> None:
     assert len((out + err).splitlines()) > 10
 
 
+def test_bfloat16_is_said_to_be_slow_where_it_is(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    Path("prompts.txt").write_text("a bell\n")
+    for command in (["generate", "a bell"], ["batch", "prompts.txt", "-o", "out"]):
+        for dtype in ("bfloat16", "float32"):
+            code, _, err = run(*command, *QUICK, "--dtype", dtype, *(["--overwrite"] if command[0] == "generate" else []))
+            assert code == 0
+            assert ("no instructions for bfloat16" in err) == (dtype == "bfloat16")
+        shutil.rmtree("out", ignore_errors=True)
+
+
 def test_a_sound_is_named_and_announced(run: Any) -> None:
     code, out, err = run("generate", "Rain on a tin roof!", *QUICK, "--seed", "7")
     assert (code, err) == (0, "")

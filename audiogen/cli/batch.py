@@ -148,6 +148,7 @@ def _make(plan: "Plan", base: Recipe, out: Path, device: str, show: Show) -> Non
         return
     with console.progress(f"loading {base.model}", show.quiet):
         pipeline = hub.load(base.model, device, base.dtype)
+    options.note_format(pipeline, show.quiet)
     total = sum(item.id not in plan.done for group in groups for item in group)
 
     def tell(entry: dict[str, Any]) -> None:

@@ -166,7 +166,19 @@ def load(model: str, device: str, dtype: str, offline: bool, quiet: bool, once: 
         hub.pick_device(device)                                  # that it is absent is said before anything is fetched
     fetch(model, quiet)
     with console.progress(f"loading {model}", quiet):
-        return hub.load(model, device, dtype, once)
+        pipeline = hub.load(model, device, dtype, once)
+    note_format(pipeline, quiet)
+    return pipeline
+
+
+def note_format(pipeline: "Pipeline", quiet: bool) -> None:
+    """Say what bfloat16 costs where the processor has no instructions for it."""
+    import torch
+
+    from audiogen.models.packed import multiplies
+
+    if pipeline.device == "cpu" and pipeline.dtype == torch.bfloat16 and not multiplies(torch.bfloat16):
+        console.note("This CPU has no instructions for bfloat16: it takes less memory here, and longer than float32.", quiet)
 
 
 def prepare_folder(folder: Path) -> Path:
