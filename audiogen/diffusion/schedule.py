@@ -93,14 +93,14 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
 
 
 def _adams_grid(config: ScheduleConfig, n: int, karras: bool) -> Grid:
-    """The schedule's levels, even in log(sigma + 0.07) or as Karras et al.'s; to zero, or where the published DDIM ends."""
+    """The schedule's levels, even in log(sigma + 0.1) or as Karras et al.'s; to zero, or where the published DDIM ends."""
     schedule = NoiseSchedule.of(config)
     if n > config.steps - 1:
         raise ConfigError(f"{n} steps are more than the {config.steps - 1} that the model knows; lower --steps.")
     whole = config.final_zero is not False
     high, low, m = float(schedule.sigmas[-1]), float(schedule.sigmas[0]), n if whole else n + 1
     sigmas = _karras(high, low, m) if karras else \
-        torch.linspace(math.log(high + 0.07), math.log(low + 0.07), m, dtype=torch.float64).exp() - 0.07
+        torch.linspace(math.log(high + 0.1), math.log(low + 0.1), m, dtype=torch.float64).exp() - 0.1
     sigmas = torch.cat([sigmas[:n], torch.tensor([0.0 if whole else low], dtype=torch.float64)])
     return Grid(sigmas, schedule.step(sigmas[:n]), float((1 + sigmas[0] ** 2).sqrt()), schedule)
 
