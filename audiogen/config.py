@@ -135,11 +135,11 @@ class TextConfig:
 class DefaultsConfig:
     """What `generate` uses unless it is told otherwise."""
 
-    steps: int = 20                                              # as near to endless steps as 200 of DDIM: benchmarks/steps.py
+    steps: int = 25                                              # as near to endless steps as 200 of DDIM: benchmarks/steps.py
     guidance: float = 3.5
     interval: tuple[float, float] | None = None                  # noise levels between which guidance acts; None: at all
-    sampler: str = "adams"
-    karras: bool = False                                         # of that sampler: one that is named has its own grid
+    sampler: str = "unipc"
+    karras: bool = True                                          # of that sampler: one that is named has its own grid
     duration: float = 10.24                                      # seconds
     window: float | None = None                                  # seconds that are always made, then cut (Auffusion's image)
     longest: float = 10.24                                       # seconds that the U-Net learnt; longer sounds take windows

@@ -8,7 +8,7 @@ from typing import Any
 from audiogen.config import DefaultsConfig
 from audiogen.errors import SettingsError
 
-SAMPLERS = ("ddim", "ddpm", "pndm", "euler", "euler-a", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc", "adams")
+SAMPLERS = ("ddim", "ddpm", "pndm", "euler", "euler-a", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc")
 MAX_DURATION = 3600.0                                            # seconds
 
 

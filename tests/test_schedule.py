@@ -70,22 +70,6 @@ def test_karras_levels_are_even_in_the_seventh_root() -> None:
     assert torch.allclose(roots.diff(), roots.diff()[0].expand(11))
 
 
-@pytest.mark.parametrize(("final_zero", "end"), [(True, 0.0), (None, 0.0), (False, NoiseSchedule.of(ScheduleConfig()).sigmas[0])])
-def test_levels_of_adams_end_where_ddims_do(final_zero: bool | None, end: float) -> None:
-    schedule = NoiseSchedule.of(ScheduleConfig())
-    levels = grid(ScheduleConfig(final_zero=final_zero), "adams", 9)
-    assert len(levels.steps) == 9                                # evaluations
-    assert float(levels.sigmas[-1]) == float(end)
-    inside = levels.sigmas[levels.sigmas > 0]
-    assert inside[0] == pytest.approx(float(schedule.sigmas[-1]))
-    assert inside[-1] == pytest.approx(float(schedule.sigmas[0]))
-    even = (inside + 0.1).log().diff()
-    assert torch.allclose(even, even[0].expand(len(even)))
-    roots = (grid(ScheduleConfig(final_zero=final_zero), "adams", 9, karras=True).sigmas[: len(inside)] ** (1 / 7)).diff()
-    assert torch.allclose(roots, roots[0].expand(len(roots)))
-    assert not torch.allclose(even, roots)
-
-
 def test_the_network_is_asked_at_the_grids_own_steps() -> None:
     levels = grid(ScheduleConfig(), "ddim", 5)
     assert [float(levels.step(s)) for s in levels.sigmas[:-1]] == levels.steps.tolist()
@@ -101,7 +85,7 @@ def test_part_of_a_grid_starts_from_its_own_level() -> None:
     assert part.initial == pytest.approx(float((1 + levels.sigmas[4] ** 2).sqrt()))
 
 
-@pytest.mark.parametrize(("name", "most"), [("ddim", 1000), ("dpmpp-2m", 998), ("unipc", 998), ("adams", 999)])
+@pytest.mark.parametrize(("name", "most"), [("ddim", 1000), ("dpmpp-2m", 998), ("unipc", 998)])
 def test_more_steps_than_were_trained(name: str, most: int) -> None:
     assert len(grid(ScheduleConfig(), name, most).steps) == most
     with pytest.raises(ConfigError, match=f"more than the {most}"):

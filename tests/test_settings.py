@@ -33,8 +33,8 @@ def test_the_edges_are_allowed() -> None:
 def test_defaults_fill_only_what_is_not_given() -> None:
     defaults = DefaultsConfig(steps=33, guidance=2.0, sampler="heun", duration=7.0)
     filled = Settings(steps=5, eta=0.5).with_defaults(defaults)
-    assert filled == Settings(duration=7.0, steps=5, guidance=2.0, sampler="heun", eta=0.5, karras=False)
-    assert filled.with_defaults(DefaultsConfig(karras=True)) == filled
+    assert filled == Settings(duration=7.0, steps=5, guidance=2.0, sampler="heun", eta=0.5, karras=True)
+    assert filled.with_defaults(DefaultsConfig()) == filled
 
 
 def test_levels_after_karras_come_with_the_models_own_sampler_only() -> None:

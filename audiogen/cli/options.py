@@ -38,7 +38,7 @@ GuidanceInterval = Annotated[str | None, typer.Option(
 GuidanceRescale = Annotated[float | None, typer.Option(
     help="0-1: tames the loudness that strong guidance brings.", show_default="0", rich_help_panel=SOUND)]
 Sampler = Annotated[str | None, typer.Option(
-    help="ddim, ddpm, pndm, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde, unipc or adams.", show_default=THE_MODELS,
+    help="ddim, ddpm, pndm, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde or unipc.", show_default=THE_MODELS,
     rich_help_panel=SOUND)]
 Karras = Annotated[bool | None, typer.Option(
     "--karras/--no-karras", help="Space the noise levels as Karras et al. do.", show_default="the model's, with its own sampler",

@@ -2,7 +2,7 @@
 
 A denoiser is any callable (x, sigma) -> z. Levels are 0-dim float64 tensors on the CPU. Sources: Song et al. 2021 (DDIM),
 Ho et al. 2020 (DDPM), Liu et al. 2022 (PNDM), Karras et al. 2022 (Euler, Heun), Lu et al. 2022 (DPM-Solver++ 2M), Zhao et
-al. 2023 (UniPC, B2), Hochbruck and Ostermann 2010 (exponential Adams methods).
+al. 2023 (UniPC, B2).
 """
 
 import math
@@ -124,39 +124,6 @@ def _correct(x: Tensor, z_old: Tensor | None, z: Tensor, z_new: Tensor, sigmas: 
     return step - e * (rho_old * (z_old - z) / r + rho_new * (z_new - z))
 
 
-def sample_adams(denoise: Denoise, x: Tensor, sigmas: Tensor, *, watch: Watch = ignore) -> Tensor:
-    """Exponential Adams method of order 3: steps that are exact where predictions are a quadratic of the root of the level.
-
-    The step to a level is foretold by the last three predictions, and redone with the one that is made there; one evaluation
-    a level. On few steps, the root follows a U-Net better than the logarithm that UniPC's polynomials are of.
-    """
-    steps = len(sigmas) - 1
-    past: list[Tensor] = []                                      # predictions, newest first
-    x_last = x
-    for i, s_next in enumerate(sigmas[1:]):
-        past = [denoise(x, sigmas[i]), *past[:2]]
-        if i > 0:
-            x = _adams(x_last, past, sigmas[max(i - 2, 0) : i + 1].flip(0), sigmas[i - 1], sigmas[i])
-        known = past if s_next > 0 else past[:1]                 # the last prediction is the end: nothing is foretold beyond
-        x_last, x = x, _adams(x, known, sigmas[: i + 1].flip(0)[: len(known)], sigmas[i], s_next)
-        watch(i + 1, steps)
-    return x
-
-
-def _adams(x: Tensor, predictions: list[Tensor], at: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """The step start -> end, for predictions (B, C, h, w) that were made at the levels `at` (n,), n <= 3.
-
-    x(end) = end / start x(start) + integral over s from end to start of end / s^2 z(s), z the polynomial of sqrt(s) through
-    the predictions.
-    """
-    ratio = end / start
-    moments = torch.stack([1 - ratio, 2 * (end.sqrt() - ratio * start.sqrt()), -torch.xlogy(end, ratio)])     # of s^(k / 2)
-    n = len(predictions)
-    powers = at.sqrt() ** torch.arange(n, dtype=at.dtype)[:, None]                                            # (n, n)
-    weights = torch.linalg.solve(powers, moments[:n])
-    return ratio * x + sum(w * z for w, z in zip(weights, predictions, strict=True))
-
-
 def item_noise(seeds: list[int], shape: tuple[int, ...]) -> Noise:
     """Draws of noise (B, *shape), each item's from its own CPU generator: the same on every device, in every batch."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -178,6 +145,5 @@ def sample(name: str, denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float
         return sample_euler(denoise, x, sigmas, eta=float(name == "euler-a"), noise=noise, watch=watch)
     if name.startswith("dpmpp-2m"):
         return sample_dpmpp_2m(denoise, x, sigmas, eta=float(name == "dpmpp-2m-sde"), noise=noise, watch=watch)
-    samplers: dict[str, Sampler] = {"pndm": sample_pndm, "heun": sample_heun, "unipc": sample_unipc,
-                                    "adams": sample_adams}
+    samplers: dict[str, Sampler] = {"pndm": sample_pndm, "heun": sample_heun, "unipc": sample_unipc}
     return samplers[name](denoise, x, sigmas, watch=watch)

@@ -4,7 +4,6 @@ A level sigma is the noise-to-signal ratio: in the frame x = z + sigma * noise, 
 Everything here is float64 on the CPU: a level is a number, and a comparison with it must not wait for a GPU.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +68,6 @@ class Grid:
 def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> Grid:
     """The grid of n levels on which diffusers' scheduler of this kind would run a checkpoint with this config."""
     schedule = NoiseSchedule.of(config)
-    if sampler == "adams":
-        return _adams_grid(config, n, karras)
     multistep = sampler in ("dpmpp-2m", "dpmpp-2m-sde", "unipc")
     most = config.steps - 2 * multistep                          # these divide by the distance of levels: no two may be equal
     if n > most:
@@ -82,7 +79,8 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
     sigmas = torch.lerp(schedule.sigmas[low], schedule.sigmas[high], steps - low)
     if karras:
         ends = (schedule.sigmas[-1], schedule.sigmas[0]) if multistep else (sigmas[0], sigmas[-1])
-        sigmas = _karras(float(ends[0]), float(ends[1]), n)
+        ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+        sigmas = (ends[0] ** (1 / 7) + ramp * (ends[1] ** (1 / 7) - ends[0] ** (1 / 7))) ** 7    # Karras et al. 2022, eq. 5
         steps = schedule.step(sigmas)
         steps = steps.round() if multistep else steps
     ends_at_zero = sampler == "ddim" if config.final_zero is None else config.final_zero
@@ -90,25 +88,6 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
     plain = sampler in ("euler", "euler-a", "heun") and spacing != "leading"
     initial = float(sigmas[0]) if plain else float((1 + sigmas[0] ** 2).sqrt())
     return Grid(torch.cat([sigmas, torch.tensor([last], dtype=torch.float64)]), steps, initial, schedule)
-
-
-def _adams_grid(config: ScheduleConfig, n: int, karras: bool) -> Grid:
-    """The schedule's levels, even in log(sigma + 0.1) or as Karras et al.'s; to zero, or where the published DDIM ends."""
-    schedule = NoiseSchedule.of(config)
-    if n > config.steps - 1:
-        raise ConfigError(f"{n} steps are more than the {config.steps - 1} that the model knows; lower --steps.")
-    whole = config.final_zero is not False
-    high, low, m = float(schedule.sigmas[-1]), float(schedule.sigmas[0]), n if whole else n + 1
-    sigmas = _karras(high, low, m) if karras else \
-        torch.linspace(math.log(high + 0.1), math.log(low + 0.1), m, dtype=torch.float64).exp() - 0.1
-    sigmas = torch.cat([sigmas[:n], torch.tensor([0.0 if whole else low], dtype=torch.float64)])
-    return Grid(sigmas, schedule.step(sigmas[:n]), float((1 + sigmas[0] ** 2).sqrt()), schedule)
-
-
-def _karras(high: float, low: float, n: int) -> Tensor:
-    """n descending levels, even in their seventh root (Karras et al. 2022, eq. 5)."""
-    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    return (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7    # type: ignore[no-any-return]
 
 
 def _spaced(config: ScheduleConfig, spacing: str, n: int, multistep: bool, fractional: bool) -> Tensor:

@@ -175,7 +175,7 @@ def small() -> TrainConfig:
     """A laptop's night, from nothing but the folder."""
     model = ModelConfig(
         mel=MEL, text=CLAP_TEXT, schedule=SCHEDULE, autoencoder=COMPACT, vocoder=VOCOS,
-        unet=_unet((96, 192, 288), (), 256), defaults=DefaultsConfig(guidance=6.0, duration=5.12))
+        unet=_unet((96, 192, 288), (), 256), defaults=DefaultsConfig(steps=25, guidance=6.0, duration=5.12))
     return TrainConfig(
         model=model, data=DataConfig(mix=0.06, join=0.04),
         autoencoder=AutoencoderStageConfig(steps=4000, batch=12, lr=7e-4, warmup=100, ema=0.998),
