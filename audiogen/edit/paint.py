@@ -1,12 +1,14 @@
 """Changing recordings: by a prompt (SDEdit), in spans and bands, beyond their ends, above their band.
 
 A recording is a wave (C, S) at its own rate, float32 or float64, and is given back so. The channels are items of one batch
-that share their noise, so what is equal in all of them stays equal. Shapes: C channels, S samples, c x h x w latents.
+that share their noise; where all are equal, one is changed for all. Shapes: C channels, S samples, c x h x w latents.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ from audiogen.settings import MAX_DURATION, Settings, check_prompt
 
 SILENT = 1e-4                                                    # peak
 GOING_ON = 4.0                                                   # noise, as levels are counted, under which a recording goes on
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,19 @@ class Edited:
 
 
 @torch.inference_mode()
+def _once(change: Callable[Concatenate[Pipeline, Tensor, P], Edited]) -> Callable[Concatenate[Pipeline, Tensor, P], Edited]:
+    """Of a recording whose channels are all the same, one is changed: a processor's batches are not equal to the last bit."""
+    @wraps(change)
+    def changed(pipeline: Pipeline, wave: Tensor, *args: P.args, **kwargs: P.kwargs) -> Edited:
+        if len(wave) < 2 or not bool((wave == wave[:1]).all()):
+            return change(pipeline, wave, *args, **kwargs)
+        made = change(pipeline, wave[:1], *args, **kwargs)
+        return replace(made, audio=made.audio.repeat(len(wave), 1))
+
+    return changed
+
+
+@_once
 def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: float = 0.5, watch: Watch = ignore) -> Edited:
     """Make a recording sound like the prompt (SDEdit: Meng et al. 2022).
 
@@ -69,6 +85,7 @@ def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: fl
 
 
 @torch.inference_mode()
+@_once
 def inpaint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Sequence[Span], band: Span | None = None,
             watch: Watch = ignore) -> Edited:
     """Paint spans of a recording anew, in seconds, and there only a band of Hz, if one is given.
@@ -84,6 +101,7 @@ def inpaint(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, spans: Se
 
 
 @torch.inference_mode()
+@_once
 def extend(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, after: float = 0.0, before: float = 0.0,
            watch: Watch = ignore) -> Edited:
     """Continue a recording by `after` seconds, and let it begin `before` seconds earlier; its own samples stay.
@@ -103,6 +121,7 @@ def extend(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, after: flo
 
 
 @torch.inference_mode()
+@_once
 def upscale(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, cutoff: float | None = None,
             watch: Watch = ignore) -> Edited:
     """Paint what a dull recording lacks above `cutoff` Hz (where it ends, if that is not given), up to the model's band.
