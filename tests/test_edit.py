@@ -58,6 +58,7 @@ def test_edit_keeps_length_rate_and_channels() -> None:
     assert out.audio.shape == wave.shape
     assert out.sample_rate == 44_100
     assert torch.equal(out.audio[0], out.audio[1])               # equal channels stay equal
+    assert out.audio.is_inference()                              # no gradients are kept
     wave[1] = recording(30_001, seed=5)[0]
     out = edit(pipe, wave, 44_100, ORDER, 0.5)
     assert relative(out.audio[0], out.audio[1]) > 1e-3

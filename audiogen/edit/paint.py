@@ -47,7 +47,6 @@ class Edited:
     painted: slice                                               # samples, from the first that was painted to the last
 
 
-@torch.inference_mode()
 def _once(change: Callable[Concatenate[Pipeline, Tensor, P], Edited]) -> Callable[Concatenate[Pipeline, Tensor, P], Edited]:
     """Of a recording whose channels are all the same, one is changed: a processor's batches are not equal to the last bit."""
     @wraps(change)
@@ -60,6 +59,7 @@ def _once(change: Callable[Concatenate[Pipeline, Tensor, P], Edited]) -> Callabl
     return changed
 
 
+@torch.inference_mode()
 @_once
 def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: float = 0.5, watch: Watch = ignore) -> Edited:
     """Make a recording sound like the prompt (SDEdit: Meng et al. 2022).

@@ -117,7 +117,7 @@ class Yamnet:
         """A session of the model, and the scale and the zero of its input.
 
         Its layers are computed in float32 between their roundings to 8 bits, as the model is written. Fused to products of
-        8 bits they would overflow where a CPU has no instructions for those, and what is heard would hang on the machine.
+        8 bits they would overflow where a CPU has no instructions for those, and what is heard would depend on the machine.
         """
         import onnxruntime
         from onnx import numpy_helper
