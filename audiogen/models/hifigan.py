@@ -4,11 +4,10 @@ Parameter names are those of the AudioLDM folders (transformers' SpeechT5HifiGan
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.config import VocoderConfig
-from audiogen.models.layers import Conv1d
+from audiogen.models.layers import Conv1d, ConvTranspose1d, channels_last
 
 
 class ResBlock(nn.Module):
@@ -37,12 +36,11 @@ class HifiGan(nn.Module):
         c = config.channels
         for rate, kernel in zip(config.rates, config.kernels, strict=True):
             odd = (kernel - rate) % 2 if config.exact else 0     # where the published one runs a little long
-            self.upsampler.append(nn.ConvTranspose1d(
-                c, c // 2, kernel, rate, padding=(kernel - rate) // 2 + odd, output_padding=odd))
+            self.upsampler.append(ConvTranspose1d(c, c // 2, kernel, rate, (kernel - rate) // 2 + odd, odd, config.slope))
             c //= 2
             for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True):
                 self.resblocks.append(ResBlock(c, size, dilations, config.slope))
-        self.conv_post = nn.Conv1d(c, 1, 7, padding=3)
+        self.conv_post = Conv1d(c, 1, 7, 1, 0.01)                # the published slope here, whatever the config's
         self.register_buffer("mean", torch.zeros(config.bins))
         self.register_buffer("scale", torch.ones(config.bins))
 
@@ -51,22 +49,16 @@ class HifiGan(nn.Module):
         if self.config.normalize:
             mel = (mel - self.mean[:, None]) / self.scale[:, None]
         x = self.conv_pre(mel)
+        x = channels_last(x) if self.conv_post.packed else x
         branches = len(self.config.resblock_kernels)
         for i, up in enumerate(self.upsampler):
-            x = up(F.leaky_relu(x, self.config.slope).contiguous())                  # (B, C / 2, rate * S)
-            x = x.transpose(1, 2).contiguous().transpose(1, 2) if self.packed else x
+            x = up(x)                                            # (B, C / 2, rate * S)
             x = sum(block(x) for block in self.resblocks[i * branches : (i + 1) * branches]) / branches  # type: ignore[assignment]
-        x = self.conv_post(F.leaky_relu(x, 0.01))                # the published slope here, whatever the config's
-        return torch.tanh(x)[:, 0]
-
-    @property
-    def packed(self) -> bool:
-        """Whether its convolutions are packed: then they want the channels last in memory."""
-        return any(m.packed is not None for m in self.modules() if isinstance(m, Conv1d))
+        return torch.tanh(self.conv_post(x))[:, 0]
 
     def length(self, frames: int) -> int:
         """Samples that `forward` makes of that many mel frames."""
         for up in self.upsampler:
-            assert isinstance(up, nn.ConvTranspose1d)
+            assert isinstance(up, ConvTranspose1d)
             frames = (frames - 1) * up.stride[0] - 2 * int(up.padding[0]) + up.kernel_size[0] + up.output_padding[0]
         return frames

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.models import winograd
-from audiogen.models.packed import mkl, multiply, packs, reorder
+from audiogen.models.packed import Matrices, multiply, packs, reorder
 
 TINY = 128                                                       # positions up to which float32 wants the channels first
 SMALL = 1024                                                     # positions below which group norms are slow, channels last
@@ -73,7 +73,7 @@ class Conv2d(nn.Conv2d):
     """A convolution that adds; (B, C, h, w) -> (B, C', h', w')."""
 
     packed = False                                               # in the layout, and by the way, that is quickest
-    points: Tensor | list[Tensor] | None = None                  # the kernel as Winograd's way needs it
+    points: Matrices | None = None                  # the kernel as Winograd's way needs it
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
         """(B, C, h, w) -> (B, C', h', w'), with `plus` (B, C', h', w') added if it is given"""
@@ -102,7 +102,8 @@ class Conv2d(nn.Conv2d):
 class Conv1d(nn.Conv1d):
     """A convolution over time of what a leaky ReLU leaves; (B, C, S) -> (B, C', S)."""
 
-    packed: Tensor | None = None                                 # the kernel as Winograd's way needs it
+    packed = False                                               # for series whose channels lie last in memory
+    points: list[Matrices] | None = None      # the kernel as Winograd's way needs it
 
     def __init__(self, channels: int, out: int, kernel: int, dilation: int, slope: float):
         super().__init__(channels, out, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
@@ -110,17 +111,52 @@ class Conv1d(nn.Conv1d):
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
         """(B, C, S) -> (B, C', S), with `plus` (B, C', S) added if it is given"""
-        if self.packed is not None:
+        if self.points is not None:
             assert self.bias is not None
-            return winograd.convolve_in_time(x, self.packed, self.bias, self.kernel_size[0], self.dilation[0], self.slope, plus)
-        y = super().forward(F.leaky_relu(x, self.slope))
-        return y if plus is None else plus + y
+            return winograd.convolve_in_time(x, self.points, self.bias, self.kernel_size[0], self.dilation[0], self.slope, plus)
+        x = F.leaky_relu(x, self.slope)
+        if self.packed:                                          # as a map of one row: series go by a slower way
+            around, apart = (0, int(self.padding[0])), (1, self.dilation[0])
+            y = F.conv2d(x[:, :, None], self.weight[:, :, None], self.bias, 1, around, apart)[:, :, 0]
+        else:
+            y = super().forward(x)
+        return y if plus is None else y.add_(plus)
 
     def pack(self) -> None:
-        """Replace the weights by their values at the points, in float32, where many products are quicker than convolving."""
-        if self.weight.dtype == torch.float32 and mkl():
-            self.packed = winograd.transformed_in_time(self.weight)
+        """Lay the weights out anew, or replace them by their values at Winograd's points."""
+        if winograd.pays_in_time(self.weight):
+            self.points = winograd.transformed_in_time(self.weight)
             self.weight = gone(self.weight)
+        else:
+            self.weight = nn.Parameter(channels_last(self.weight.detach()), requires_grad=False)
+        self.packed = True
+
+
+class ConvTranspose1d(nn.ConvTranspose1d):
+    """A transposed convolution over time of what a leaky ReLU leaves; (B, C, S) -> (B, C', S')."""
+
+    packed = False                                               # for series whose channels lie last in memory
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int, padding: int, extra: int, slope: float):
+        super().__init__(channels, out, kernel, stride, padding, extra)
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:                      # type: ignore[override]
+        x = F.leaky_relu(x, self.slope)
+        if not self.packed:
+            return super().forward(x)
+        stride, less, extra = (1, self.stride[0]), (0, int(self.padding[0])), (0, self.output_padding[0])
+        return F.conv_transpose2d(x[:, :, None], self.weight[:, :, None], self.bias, stride, less, extra)[:, :, 0]
+
+    def pack(self) -> None:
+        """Lay the weights out anew."""
+        self.weight = nn.Parameter(channels_last(self.weight.detach()), requires_grad=False)
+        self.packed = True
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same (B, C, S), each position's channels side by side in memory."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def layout(x: Tensor) -> torch.memory_format:
@@ -181,5 +217,5 @@ def pack(network: nn.Module) -> None:
     if not packs(next(network.parameters()).dtype):
         return
     for module in network.modules():
-        if isinstance(module, Linear | GEGLU | Conv1d | Conv2d):
+        if isinstance(module, Linear | GEGLU | Conv1d | ConvTranspose1d | Conv2d):
             module.pack()

@@ -5,6 +5,7 @@ Shapes: N rows, D and D' columns in and out, P products side by side.
 """
 
 import platform
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -48,11 +49,25 @@ def mkl() -> bool:
     return torch.backends.mkl.is_available() and "intel" in str(known.get("cpu_name", platform.processor())).lower()
 
 
-def matrices(weights: Tensor) -> Tensor | list[Tensor]:
+Matrices = Tensor | list[Tensor]                                 # (P, D, D'), or each of them packed
+
+
+def matrices(weights: Tensor) -> Matrices:
     """Matrices (P, D, D') as `side_by_side` multiplies by them."""
     return weights if mkl() else [reorder(w.T) for w in weights]
 
 
-def side_by_side(x: Tensor, by: Tensor | list[Tensor]) -> Tensor:
-    """P products at once: x (P, N, D) by `matrices` -> (P, N, D')"""
-    return torch.bmm(x, by) if isinstance(by, Tensor) else torch.stack([multiply(v, w, None) for v, w in zip(x, by, strict=True)])
+def side_by_side(xs: Sequence[Tensor], by: Sequence[Matrices]) -> Tensor:
+    """P products at once, each of as many summands: xs (P, N, D) by as many `matrices`, together (P, N, D')"""
+    if isinstance(by[0], Tensor):
+        total = torch.bmm(xs[0], by[0])
+        for x, weights in zip(xs[1:], by[1:], strict=True):
+            total.baddbmm_(x, weights)                           # type: ignore[arg-type]
+        return total
+    each = []
+    for p in range(len(by[0])):
+        total = multiply(xs[0][p], by[0][p], None)
+        for x, packed in zip(xs[1:], by[1:], strict=True):
+            total = multiply(x[p], packed[p], None, total)
+        each.append(total)
+    return torch.stack(each)

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiogen.models.packed import matrices, mkl, side_by_side
+from audiogen.models.packed import Matrices, matrices, mkl, side_by_side
 
 TILE = 4                                                         # outputs of a tile along each axis
 TAPS = 4                                                         # of a kernel over time that are taken at once
 TOGETHER = 96                                                  # tiles of maps that are transformed at once; the cache holds them
-FLOATS = 2**17                                                   # ... of time: channels times tiles
+FLOATS = 2**18                                                   # ... of time: channels times tiles
 FEWEST, NARROWEST = 24, 128                                      # tiles, channels of maps below which the plain way is as quick
 WIDE = 384 * 256                                                 # channels in times out, the same where small products are slow
+WIDE_IN_TIME = 256 * 256                                         # ... of series, on any processor
 
 
 def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,13 +48,13 @@ def pays(weight: Tensor, size: torch.Size) -> bool:
     return weight.dtype == torch.float32 and kernel == [3, 3] and wide and tiles >= FEWEST
 
 
-def transformed(weight: Tensor) -> Tensor | list[Tensor]:
+def transformed(weight: Tensor) -> Matrices:
     """A kernel (O, C, 3, 3) -> its values at the 36 points, for `convolve`"""
     o, c, *_ = weight.shape
     return matrices((_KERNELS @ weight.permute(2, 3, 1, 0).reshape(9, c * o)).view(36, c, o))
 
 
-def convolve(x: Tensor, points: Tensor | list[Tensor], o: int, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+def convolve(x: Tensor, points: Matrices, o: int, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """x (B, C, H, W) float32, padded with so many zeros above and below, left and right -> (B, O, H', W'), channels last"""
     (b, c, height, width), (up, left) = x.shape, padding
     height, width = height + 2 * up - 2, width + 2 * left - 2    # of the output
@@ -67,28 +68,33 @@ def convolve(x: Tensor, points: Tensor | list[Tensor], o: int, bias: Tensor | No
         for first in range(0, h, rows):
             part = tiles[:, :, i, first : first + rows]          # (6, 6, n, w, C)
             n = part.shape[2] * w
-            values = side_by_side((_INPUTS @ part.reshape(36, n * c)).view(36, n, c), points)          # (36, n, O)
+            values = side_by_side([(_INPUTS @ part.reshape(36, n * c)).view(36, n, c)], [points])      # (36, n, O)
             done = (_OUTPUTS @ values.view(36, n * o)).view(TILE, TILE, -1, w, o)
             out[i, first : first + rows] = done.permute(2, 0, 3, 1, 4)
     y = out.view(b, TILE * h, TILE * w, o)[:, :height, :width]
     return (y if bias is None else y + bias).permute(0, 3, 1, 2)
 
 
-def transformed_in_time(weight: Tensor) -> Tensor:
-    """A kernel (O, C, K) over time -> the values of its groups of TAPS taps at the points (J, 7, C, O)"""
+def pays_in_time(weight: Tensor) -> bool:
+    """Whether a kernel (O, C, K) over time is better convolved by this way."""
+    return weight.dtype == torch.float32 and weight.shape[0] * weight.shape[1] >= WIDE_IN_TIME
+
+
+def transformed_in_time(weight: Tensor) -> list[Matrices]:
+    """A kernel (O, C, K) over time -> for each of J groups of TAPS taps its values at the 7 points, for `convolve_in_time`"""
     o, c, _ = weight.shape
     groups = F.pad(weight, (0, -weight.shape[2] % TAPS)).permute(2, 1, 0).reshape(-1, TAPS, c * o)
-    return (_TIME_KERNELS @ groups).view(-1, len(_TIME_KERNELS), c, o)
+    return [matrices(points.view(-1, c, o)) for points in _TIME_KERNELS @ groups]
 
 
-def convolve_in_time(x: Tensor, points: Tensor, bias: Tensor, taps: int, dilation: int, slope: float,
+def convolve_in_time(x: Tensor, points: list[Matrices], bias: Tensor, taps: int, dilation: int, slope: float,
                      plus: Tensor | None = None) -> Tensor:
     """x (B, C, S) float32 -> (B, O, S): its leaky ReLU, padded with zeros on both sides, convolved, and `plus` (B, O, S) added.
 
     All have the channels last in memory. Samples that are `dilation` apart belong together: that many interleaved series are
     convolved side by side. A group of taps hears the tile that many tiles later, so all groups share the transformed inputs.
     """
-    (b, c, length), (groups, p, _, o), d = x.shape, points.shape, dilation
+    (b, c, length), groups, p, o, d = x.shape, len(points), len(_TIME_INPUTS), len(bias), dilation
     x, before = x.transpose(1, 2), (taps - 1) // 2 * d           # (B, S, C)
     out = x.new_empty(b, length, o)
     step = max(1, FLOATS // max(c, o) // d)                      # tiles of each series at once
@@ -102,9 +108,7 @@ def convolve_in_time(x: Tensor, points: Tensor, bias: Tensor, taps: int, dilatio
                 part = F.pad(part, (0, 0, max(-first, 0), max(last - length, 0)))
             tiles = part.as_strided((p, n + groups - 1, d, c), (d * c, TILE * d * c, c, 1))
             there = (_TIME_INPUTS @ tiles.reshape(p, -1)).view(p, -1, c)                      # (7, (n + J - 1) d, C)
-            values = torch.bmm(there[:, : n * d], points[0])
-            for j in range(1, groups):
-                values.baddbmm_(there[:, j * d : (j + n) * d], points[j])                    # (7, n d, O)
+            values = side_by_side([there[:, j * d : (j + n) * d] for j in range(groups)], points)     # (7, n d, O)
             done = (_TIME_OUTPUTS @ values.view(p, -1)).view(TILE, n, d, o).transpose(0, 1).reshape(-1, o)[: end - begin]
             if plus is not None:
                 done += plus[i, :, begin:end].T
