@@ -120,6 +120,20 @@ def test_wide_layers_go_by_winograd_and_narrow_ones_do_not(quick: bool, channels
     assert relative(alone, packed(x, plus)[1:]) < 1e-6
 
 
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), ((3, 1), 1, (1, 0)), (3, 1, (0, 1))])
+@pytest.mark.parametrize("groups", [1, 4])
+@torch.inference_mode()
+def test_convolution_of_small_maps(kernel: int, stride: int, padding: int, groups: int) -> None:
+    """As one product, but where there are groups."""
+    plain, packed = both(Conv2d(20, 24, kernel, stride, padding, groups=groups))
+    x = torch.randn(2, 20, 9, 5)
+    plus = torch.randn_like(plain(x))
+    assert relative(packed(x, plus), plain(x) + plus) < 1e-5
+    assert relative(packed(x.contiguous(memory_format=torch.channels_last)), plain(x)) < 1e-5
+    assert relative(packed(x.flip(2)), plain(x)) > 0.1
+    assert (packed.matrix is not None) == (groups == 1)
+
+
 @pytest.mark.parametrize("size", [(2, 3), (16, 8), (40, 32)])
 @torch.inference_mode()
 def test_group_norm_by_either_layout(size: tuple[int, int]) -> None:

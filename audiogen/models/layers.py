@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from audiogen.models import winograd
 from audiogen.models.packed import Matrices, multiply, packs, reorder
 
-TINY = 128                                                       # positions up to which float32 wants the channels first
+TINY = 128                                                       # positions up to which a convolution is best one product
 SMALL = 1024                                                     # positions below which group norms are slow, channels last
 
 
@@ -73,20 +73,35 @@ class Conv2d(nn.Conv2d):
     """A convolution that adds; (B, C, h, w) -> (B, C', h', w')."""
 
     packed = False                                               # in the layout, and by the way, that is quickest
-    points: Matrices | None = None                  # the kernel as Winograd's way needs it
+    points: Matrices | None = None                               # the kernel as Winograd's way needs it
+    matrix: Tensor | None = None                                 # the kernel as one product needs it
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:              # type: ignore[override]
         """(B, C, h, w) -> (B, C', h', w'), with `plus` (B, C', h', w') added if it is given"""
         if self.packed and self.stride == (1, 1) and winograd.pays(self.weight, x.shape):
             self.points = winograd.transformed(self.weight) if self.points is None else self.points
             y = winograd.convolve(x, self.points, self.out_channels, self.bias, self.padding)    # type: ignore[arg-type]
+        elif self.packed and x.dtype == torch.float32 and x.shape[2] * x.shape[3] <= TINY and self.groups == 1:
+            return self.product(x, plus)
         elif self.packed:                                        # PyTorch itself would leave small maps to a slower way
-            x = x.contiguous(memory_format=layout(x))
+            x = x.contiguous(memory_format=torch.channels_last)
             y = torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride,    # type: ignore[arg-type]
                                          self.dilation, self.groups)
         else:
             y = super().forward(x)
         return y if plus is None else plus + y
+
+    def product(self, x: Tensor, plus: Tensor | None) -> Tensor:
+        """One product: what an output hears of x (B, C, h, w) is a row."""
+        assert not isinstance(self.padding, str)
+        (kh, kw), (sh, sw), (up, left) = self.kernel_size, self.stride, self.padding
+        if self.matrix is None:
+            self.matrix = reorder(self.weight.permute(0, 2, 3, 1).flatten(1))
+        heard = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, up, up)).unfold(1, kh, sh).unfold(2, kw, sw)
+        b, h, w, c, *_ = heard.shape                             # (B, h', w', C, kh, kw)
+        rows = heard.permute(0, 1, 2, 4, 5, 3).reshape(b * h * w, kh * kw * c)
+        added = None if plus is None else plus.permute(0, 2, 3, 1).reshape(len(rows), -1)
+        return multiply(rows, self.matrix, self.bias, added).view(b, h, w, -1).permute(0, 3, 1, 2)
 
     def pack(self) -> None:
         """Lay the weights out anew, if need be.
@@ -157,12 +172,6 @@ class ConvTranspose1d(nn.ConvTranspose1d):
 def channels_last(x: Tensor) -> Tensor:
     """The same (B, C, S), each position's channels side by side in memory."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def layout(x: Tensor) -> torch.memory_format:
-    """In which a map x (B, C, h, w) is convolved: small ones in float32 are quicker with the channels first."""
-    small = x.dtype == torch.float32 and x.shape[2] * x.shape[3] <= TINY
-    return torch.contiguous_format if small else torch.channels_last
 
 
 class GroupNorm(nn.GroupNorm):

@@ -1,6 +1,6 @@
 """Products by matrices in the blocks that the CPU's library (oneDNN) computes with: quick on the processors of any maker.
 
-Many small ones are quicker by the library that torch's own products use, but only on its maker's processors (MKL, Intel).
+Many small ones are quicker by the library that torch's own products use (MKL), but not on every processor.
 Shapes: N rows, D and D' columns in and out, P products side by side.
 """
 
@@ -44,9 +44,13 @@ def reorder(weight: Tensor) -> Tensor:
 
 @cache
 def mkl() -> bool:
-    """Are torch's own products quick here? What is computed by which library depends on the processor alone, not on clocks."""
+    """Are torch's own products quick here? What is computed by which library depends on the processor alone, not on clocks.
+
+    That library leaves AVX-512 unused on other makers' processors: where they have none, it is as quick there.
+    """
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.backends.mkl.is_available() and "intel" in str(known.get("cpu_name", platform.processor())).lower()
+    intel = "intel" in str(known.get("cpu_name", platform.processor())).lower()
+    return torch.backends.mkl.is_available() and (intel or torch.backends.cpu.get_cpu_capability() == "AVX2")
 
 
 Matrices = Tensor | list[Tensor]                                 # (P, D, D'), or each of them packed
