@@ -163,9 +163,10 @@ def training(options: Options) -> list[Row]:
 
         return run
 
-    runs = {"diffusers": stepper(reference, lambda x: reference(x, step, context, class_labels=film).sample),
-            "audiogen": stepper(ours, lambda x: ours(x, step, Conditioning((context,), (None,), film)))}
-    return rows(alternate(runs, options), options)
+    kind = "bfloat16" if half else "float32"
+    runs = {f"diffusers, {kind}": stepper(reference, lambda x: reference(x, step, context, class_labels=film).sample),
+            f"audiogen, {kind}": stepper(ours, lambda x: ours(x, step, Conditioning((context,), (None,), film)))}
+    return rows(alternate(runs, options), options, operations(next(iter(runs.values()))))
 
 
 def sections(options: Options) -> dict[str, Callable[[], str]]:
