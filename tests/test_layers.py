@@ -104,6 +104,15 @@ def test_transposed_convolution_in_time(kernel: int, stride: int, padding: int, 
     assert relative(packed(x.flip(2)), plain(x)) > 0.1
 
 
+@pytest.mark.parametrize(("name", "widest", "quick"), [("Intel(R) Xeon(R)", "AVX512", True), ("AMD EPYC", "AVX512", False),
+                                                       ("AMD EPYC", "AVX2", True), ("Intel(R) Core(TM)", "AVX2", True)])
+def test_where_torchs_own_products_are_quick(name: str, widest: str, quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name}, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: widest)
+    assert products.mkl.__wrapped__() == quick
+
+
 @pytest.mark.parametrize(("quick", "channels", "by_points"), [(True, 128, True), (True, 32, False), (False, 128, False),
                                                               (False, 320, True)])
 @torch.inference_mode()

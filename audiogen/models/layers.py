@@ -118,7 +118,7 @@ class Conv1d(nn.Conv1d):
     """A convolution over time of what a leaky ReLU leaves; (B, C, S) -> (B, C', S)."""
 
     packed = False                                               # for series whose channels lie last in memory
-    points: list[Matrices] | None = None      # the kernel as Winograd's way needs it
+    points: list[Matrices] | None = None                         # the kernel as Winograd's way needs it
 
     def __init__(self, channels: int, out: int, kernel: int, dilation: int, slope: float):
         super().__init__(channels, out, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
