@@ -63,6 +63,9 @@ def test_one_stage_then_resumed_for_longer(tmp_path: Path) -> None:
     sets = [x for s in SMALL for x in ("--set", s)]
     told = invoke(data, "--out", out, "--preset", "tiny", "--stage", "autoencoder", "--device", "cpu", "--json", *sets)
     assert [json.loads(x)["step"] for x in told.splitlines() if '"loss"' in x] == [1, 2, 3, 4, 5, 6]
-    invoke(data, "--out", out, "--stage", "autoencoder", "--device", "cpu", "--resume", "--set", "autoencoder.steps=8")
+    invoke(data, "--out", out, "--device", "cpu", "--resume", "--set", "autoencoder.steps=8")
     assert [x["step"] for x in rows(out, "autoencoder") if "loss" in x] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert {p.name.rsplit("-", 1)[0] for p in (out / "state").iterdir()} == {"autoencoder"}, "it had no other stages"
+    invoke(data, "--out", out, "--stage", "vocoder", "--device", "cpu", "--resume", "--set", "vocoder.steps=1")
+    assert [x["step"] for x in rows(out, "vocoder") if "loss" in x] == [1]
     assert load_model(out).config.autoencoder.channels == (8, 16, 16, 8)

@@ -1,6 +1,7 @@
 """`audiogen train`: a model of one's own from a folder of sounds."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,8 +27,9 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Read every sound and say what is wrong; train nothing.")] = False,
     preset: Annotated[str | None, typer.Option(
         help="tiny (minutes), small (a laptop's night), everyday, or base (a GPU).", show_default="small")] = None,
-    stage: Annotated[str, typer.Option(
-        help="autoencoder, vocoder, clap, diffusion or wording; several with commas; or all.")] = "all",
+    stage: Annotated[str | None, typer.Option(
+        help="autoencoder, vocoder, clap, diffusion or wording; several with commas; or all.",
+        show_default="all; of a resumed run those that it was begun with")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings over the preset's.")] = None,
     assign: Annotated[list[str] | None, typer.Option(
         "--set", metavar="KEY=VALUE", help="One setting, like diffusion.lr=1e-4; may be repeated.", show_default=False)] = None,
@@ -59,11 +61,12 @@ def train(
     from audiogen.train.session import Session, run
 
     settings = _settings(out, preset, config, assign or [], text, cache, resume)
+    settings = replace(settings, stages=_stages(stage or ",".join(settings.stages) or "all", settings))
     shown = rank() == 0 and not quiet
     with ExitStack() as stack:
         reading = stack.enter_context(console.progress("reading", not shown, count=True))
         show = Show(stack, not shown, as_json)
-        run(Session(data, out, _stages(stage, settings), resolve(init) if init else None, resume, pick_device(device),
+        run(Session(data, out, settings.stages, resolve(init) if init else None, resume, pick_device(device),
                     reading=reading, found=lambda report: show.found(report), watch=show.told,
                     sample=lambda step: _sample(out, settings, step)), settings)
     console.note(f"Done: audiogen generate \"{settings.prompts[0] if settings.prompts else 'rain'}\" --model {out}", not shown)

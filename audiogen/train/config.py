@@ -126,6 +126,7 @@ class TrainConfig:
     validate_every: int = 200                     # steps
     sample_every: int = 1000                      # steps; 0: never
     workers: int | None = None                    # processes that draw examples ahead; None: a GPU's spare cores
+    stages: tuple[str, ...] = ()                  # that the run was begun with, for --resume; (): all
     prompts: tuple[str, ...] = ("a dog barking", "rain falling", "a piano", "a person speaking")
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: AutoencoderStageConfig = field(default_factory=AutoencoderStageConfig)

@@ -46,8 +46,8 @@ from audiogen.train.tower import new_tower, read_tower
 from audiogen.train.vocoder import VocoderStage
 from audiogen.train.wording import Wordings, WordingStage
 
-FREE = {"save_every", "save_minutes", "log_every", "validate_every", "sample_every", "workers", "prompts", "steps", "minutes",
-        "model"}
+FREE = {"save_every", "save_minutes", "log_every", "validate_every", "sample_every", "workers", "stages", "prompts", "steps",
+        "minutes", "model"}
 BEFORE = "text-before"                                           # the sentence encoder that a U-Net was trained with
 
 
