@@ -135,7 +135,7 @@ class TextConfig:
 class DefaultsConfig:
     """What `generate` uses unless it is told otherwise."""
 
-    steps: int = 25                                              # as near to endless steps as 200 of DDIM: benchmarks/steps.py
+    steps: int = 25                                              # nearly as near to endless ones as 200 of DDIM
     guidance: float = 3.5
     interval: tuple[float, float] | None = None                  # noise levels between which guidance acts; None: at all
     sampler: str = "unipc"
