@@ -24,12 +24,12 @@ wheel: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-# uv where it is to be had (some 20 s), pip where not
+# uv where it is to be had (some 20 s, and as long to compile), pip where not
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	if $(BIN)/python -m pip install --quiet uv; then \
-	    VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --editable ".[dev]"; \
+	    VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode --editable ".[dev]"; \
 	else $(BIN)/python -m pip install --quiet --editable ".[dev]"; fi
 	touch $@
 

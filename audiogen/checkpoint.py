@@ -32,6 +32,8 @@ from audiogen.models.vocos import Vocos
 from audiogen.text import TextEncoder, load_text_encoder
 
 SCALE = ".scale"                                                 # suffix of an 8-bit weight's scales
+TOGETHER = 16                                                    # tensors of a map, which goes with the last of them
+SMALL = 2**16                                                    # numbers up to which a tensor is copied, so as not to hold a map
 
 
 @dataclass
@@ -193,11 +195,13 @@ def _read_safetensors(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor
         keys = list(file.keys())
     half = dtype if dtype in (torch.bfloat16, torch.float16) else None
     state = {}
-    for i in range(0, len(keys), 32):                            # a few at a time: what is converted does not stay mapped
+    for i in range(0, len(keys), TOGETHER):
         with safe_open(path, framework="pt") as file:
-            for key in keys[i : i + 32]:
+            for key in keys[i : i + TOGETHER]:
                 value = file.get_tensor(key)
-                state[key] = value.to(half) if half and value.dtype == torch.float32 and not key.endswith(SCALE) else value
+                if half and value.dtype == torch.float32 and not key.endswith(SCALE):
+                    value = value.to(half)
+                state[key] = value if value.numel() > SMALL else value.clone()
     return state
 
 

@@ -29,7 +29,9 @@ def ours(folder: Path, dtype: str, device: str, steps: int | None, seconds: floa
     """The same by this project; None is its default."""
     begin = time.perf_counter()
     from audiogen.hub import load
+    from audiogen.memory import keep_freed
 
+    keep_freed()                                                 # as the command does
     pipeline = load(str(folder), device, dtype, once=True)
     loaded = time.perf_counter()
     given = {k: v for k, v in (("steps", steps), ("sampler", sampler)) if v is not None}

@@ -19,7 +19,7 @@ from audiogen.models.unet import Attended, UNet
 from audiogen.models.unset import unset
 from audiogen.pipeline import Pipeline
 from benchmarks import networks, published
-from benchmarks.measure import Options, Row, alternate, duration, operations, rows, table
+from benchmarks.measure import Options, Row, alternate, duration, rows, table
 
 BATCH = 16
 
@@ -99,7 +99,7 @@ def guided_steps(options: Options, config: ModelConfig) -> str:
         timed = alternate(runs, replace(options, repeats=1 if options.quick else 10))
         tables.append(table(f"One guided U-Net step of AudioLDM 2: {clips} clip{'s' * (clips > 1)} of 10.24 s",
                             f"A batch of {2 * clips}; both sides with the same weights, on a GPU channels last.",
-                            rows(timed, options, operations(ask))))
+                            rows(timed, options)))
     return "\n".join(tables)
 
 
@@ -114,7 +114,7 @@ def made(pipeline: Pipeline, options: Options, seconds: float) -> list[Row]:
         return done.audio
 
     def repeat(name: str, run: Callable[[], Tensor], times: int) -> tuple[float, int]:
-        timed = alternate({name: run}, replace(options, repeats=1 if options.quick else times))[name]
+        timed = alternate({name: run}, replace(options, repeats=1 if options.quick else times), count=False)[name]
         return timed.seconds, timed.runs
 
     alone, runs = repeat("one", lambda: generate(1), 5)

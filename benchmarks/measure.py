@@ -33,6 +33,7 @@ class Timed:
     seconds: float                                               # median
     runs: int
     output: Tensor | None
+    work: float                                                  # operations of the reference, if they were counted
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,29 @@ class Row:
     note: str = ""
 
 
-def alternate(runs: dict[str, Callable[[], Tensor]], options: Options, warm: bool = True) -> dict[str, Timed]:
-    """Each run in turn, round after round (so that a slow minute slows them all): medians and last outputs."""
+def alternate(runs: dict[str, Callable[[], Tensor]], options: Options, count: bool = True) -> dict[str, Timed]:
+    """Each run in turn, round after round (so that a slow minute slows them all): medians and last outputs.
+
+    The first round is not timed; in it the operations of the first run, the reference, are counted on request.
+    """
     clock = _clock(options)
     times: dict[str, list[float]] = {name: [] for name in runs}
     outputs: dict[str, Tensor] = {}
-    for i in range(options.repeats + warm):
+    work = 0.0
+    for i in range(options.repeats + 1):
         for name, run in runs.items():
             gc.collect()
             _finish(options.device)
             begin = clock()
-            out = run()
+            if count and not outputs:
+                out, work = operations(run)
+            else:
+                out = run()
             _finish(options.device)
-            if i >= warm:
+            if i:
                 times[name].append(clock() - begin)
             outputs[name] = out.detach().float().cpu()
-    return {name: Timed(statistics.median(t), len(t), outputs[name]) for name, t in times.items()}
+    return {name: Timed(statistics.median(t), len(t), outputs[name], work) for name, t in times.items()}
 
 
 def _clock(options: Options) -> Callable[[], float]:
@@ -80,22 +88,22 @@ def formats(options: Options) -> list[str]:
     return ["float32", "bfloat16"] if quick else ["float32"]
 
 
-def operations(run: Callable[[], Tensor]) -> float:
-    """Floating point operations of products and convolutions in a run; a CPU's attention is not counted."""
+def operations(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """A run's output, and its operations in products and convolutions; a CPU's attention is not counted."""
     with FlopCounterMode(display=False) as counted:
-        run()
-    return float(counted.get_total_flops())
+        out = run()
+    return out, float(counted.get_total_flops())
 
 
-def rows(timed: dict[str, Timed], options: Options, work: float | None = None) -> list[Row]:
-    """Rows of runs that were timed together; the first is the reference. `work` is the operations of each, to tell the rate."""
+def rows(timed: dict[str, Timed], options: Options) -> list[Row]:
+    """Rows of runs that were timed together; the first is the reference. Rates count its operations for each."""
     first, *_ = timed.values()
     out = []
     for i, (name, t) in enumerate(timed.items()):
         error = relative(t.output, first.output) if i and t.output is not None and first.output is not None else None
         note = f"median of {t.runs}"
-        if work is not None:
-            rate = work / t.seconds / 1e9
+        if t.work:
+            rate = t.work / t.seconds / 1e9
             peak = matmul_peak(options, torch.bfloat16 if "bfloat16" in name else torch.float32)
             note += f"; {speed(rate)}, {rate / peak:.2f} of the best product"
         out.append(Row(name, duration(t.seconds), first.seconds / t.seconds, error, note))

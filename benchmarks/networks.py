@@ -18,7 +18,7 @@ from audiogen.models.unet import Attended, UNet
 from audiogen.train.config import everyday
 from audiogen.train.convolution import hasten
 from benchmarks import published
-from benchmarks.measure import Options, Row, alternate, formats, operations, rows, table
+from benchmarks.measure import Options, Row, alternate, formats, rows, table
 from benchmarks.spent import shares
 
 CONFIGS = {
@@ -98,8 +98,7 @@ def unet_steps(family: str, options: Options) -> list[Row]:
     """The evaluations in turn, and how much their outputs differ."""
     runs = {name: run for name, (_, run) in unet_runs(family, options).items()}
     large = family == "auffusion" and not options.quick and options.device == "cpu"
-    work = operations(next(iter(runs.values())))
-    return rows(alternate(runs, replace(options, repeats=1 if large else options.repeats)), options, work)
+    return rows(alternate(runs, replace(options, repeats=1 if large else options.repeats)), options)
 
 
 @torch.inference_mode()
@@ -119,7 +118,7 @@ def decoders(options: Options) -> dict[str, list[Row]]:
         pack(our_gan)
     images = {"diffusers": lambda: vae.decode(z).sample, "audiogen": lambda: our_vae.decode(z)}
     waves = {"transformers": lambda: gan(mel), "audiogen": lambda: our_gan(mel.transpose(1, 2))}
-    return {name: rows(alternate(runs, options), options, operations(next(iter(runs.values()))))
+    return {name: rows(alternate(runs, options), options)
             for name, runs in (("autoencoder", images), ("vocoder", waves))}
 
 
@@ -166,7 +165,7 @@ def training(options: Options) -> list[Row]:
     kind = "bfloat16" if half else "float32"
     runs = {f"diffusers, {kind}": stepper(reference, lambda x: reference(x, step, context, class_labels=film).sample),
             f"audiogen, {kind}": stepper(ours, lambda x: ours(x, step, Conditioning((context,), (None,), film)))}
-    return rows(alternate(runs, options), options, operations(next(iter(runs.values()))))
+    return rows(alternate(runs, options), options)
 
 
 def sections(options: Options) -> dict[str, Callable[[], str]]:

@@ -24,7 +24,7 @@ LAYERS = {
     "audiogen.plot": 2, "audiogen.recipe": 2, "audiogen.prompts": 2, "audiogen.manifest": 2, "audiogen.words": 2,
     "audiogen.timeline": 2,
     "audiogen.config": 1, "audiogen.files": 1, "audiogen.audio": 1, "audiogen.settings": 1, "audiogen.diffusion.conditioning": 1,
-    "audiogen.diffusion": 0, "audiogen.errors": 0, "audiogen.distributed": 0}
+    "audiogen.diffusion": 0, "audiogen.errors": 0, "audiogen.distributed": 0, "audiogen.memory": 0}
 
 
 def name_of(path: Path) -> str:

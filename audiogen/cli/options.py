@@ -11,6 +11,7 @@ import typer
 
 from audiogen.cli import console
 from audiogen.errors import AudiogenError, SettingsError
+from audiogen.memory import keep_freed
 from audiogen.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def load(model: str, device: str, dtype: str, offline: bool, quiet: bool, once: 
     if device not in ("auto", "cpu"):
         hub.pick_device(device)                                  # that it is absent is said before anything is fetched
     fetch(model, quiet)
+    keep_freed()
     with console.progress(f"loading {model}", quiet):
         pipeline = hub.load(model, device, dtype, once)
     note_format(pipeline, quiet)
