@@ -19,6 +19,7 @@ from audiogen.models.unet import Attended, UNet
 from audiogen.models.unset import unset
 from audiogen.pipeline import Pipeline
 from benchmarks import networks, published
+from benchmarks.kernels import kernels
 from benchmarks.measure import Options, Row, alternate, duration, rows, table
 
 BATCH = 16
@@ -100,6 +101,9 @@ def guided_steps(options: Options, config: ModelConfig) -> str:
         tables.append(table(f"One guided U-Net step of AudioLDM 2: {clips} clip{'s' * (clips > 1)} of 10.24 s",
                             f"A batch of {2 * clips}; both sides with the same weights, on a GPU channels last.",
                             rows(timed, options)))
+    run = list(runs.values())[-1]
+    tables.append(table(f"Where the step of {clips} clips spends its time", "Kernels by kind, of audiogen's last way above.",
+                        kernels(ours, answer(ours), run, options, dtype)))
     return "\n".join(tables)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, networks, published, spent
+from benchmarks import gpu, kernels, networks, published, spent
 from benchmarks.__main__ import main
 from benchmarks.measure import Options, alternate, operations, relative, rows
 
@@ -84,4 +84,18 @@ def test_the_part_for_a_gpu(tmp_path: Path) -> None:
     assert len(errors) == 2
     assert all(e < 1e-5 for e in errors)                         # the same weights and the same inputs
     assert len(re.findall(r"\| 2 clips together, each \| [\d.]+ m?s \|", text)) == 2
+    *_, spent_in = text.split("## Where the step of 2 clips spends its time")
+    shares = {kind: int(share) for kind, share in re.findall(r"\| ([a-z ]+) \| [\d.]+ m?s \|  \|  \| (\d+) %", spent_in)}
+    assert set(shares) == {*kernels.NAMES, spent.REST}
+    assert 97 <= sum(shares.values()) <= 103                     # each is rounded
+    assert min(shares[kind] for kind in ("convolutions", "matrix products", spent.ATTENTION)) > 0
     assert "gpu" not in gpu.sections(Options())                  # a CPU would take long
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("sm90_xmma_fprop_implicit_gemm_bf16bf16", "convolutions"), ("nvjet_tst_128x256_64x4", "matrix products"),
+    ("sm90_xmma_gemm_bf16bf16_bf16f32", "matrix products"), ("void pytorch_flash::flash_fwd_kernel", "attention"),
+    ("normed", "norms"), ("void at::native::vectorized_layer_norm_kernel", "norms"),
+    ("void at::native::vectorized_elementwise_kernel", "all else")])
+def test_kernels_have_kinds(name: str, kind: str) -> None:
+    assert kernels.kind_of(name) == kind
