@@ -59,7 +59,7 @@ def states(model: torch.nn.Module) -> Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_published_names_of_weights(layout: str) -> None:
     folder, cls, rename = LAYOUTS[layout]
-    state = load_file(CHECKPOINTS / folder / "model.safetensors")
+    state = read_folder(CHECKPOINTS / folder)
     renamed = rename(state)
     assert renamed.keys() != state.keys()
     expected = states(load_transformer(CHECKPOINTS / folder, cls, read_folder).eval())
