@@ -11,8 +11,8 @@ from benchmarks.measure import Options, Row, duration, matmul_peak, speed
 from benchmarks.spent import ATTENTION, REST, watched
 
 NAMES = {                                                        # parts of kernels' names; the first kind that fits counts
-    "convolutions": ("conv", "fprop", "cudnn"), ATTENTION: ("flash", "fmha", "attention"), "norms": ("norm", "moments", "whole"),
-    "matrix products": ("gemm", "nvjet", "cutlass", "addmm")}
+    ATTENTION: ("flash", "fmha", "attention", "sdpa"), "convolutions": ("conv", "fprop", "cudnn"),
+    "norms": ("norm", "moments", "whole"), "matrix products": ("gemm", "nvjet", "cutlass", "addmm")}
 
 
 def kind_of(name: str) -> str:
@@ -28,7 +28,7 @@ def kernels(network: nn.Module, plain: Callable[[], Tensor], run: Callable[[], T
     with watched(network) as counted:                            # operations, not times: a GPU is still at work then
         plain()
     run()
-    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as seen:
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda, acc_events=True) as seen:
         run()
         if cuda:
             torch.cuda.synchronize()
