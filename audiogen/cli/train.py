@@ -9,6 +9,7 @@ import typer
 
 from audiogen.cli import console, options
 from audiogen.errors import ConfigError, SettingsError
+from audiogen.memory import keep_freed
 
 if TYPE_CHECKING:
     from audiogen.train.config import TrainConfig
@@ -66,6 +67,7 @@ def train(
     with ExitStack() as stack:
         reading = stack.enter_context(console.progress("reading", not shown, count=True))
         show = Show(stack, not shown, as_json)
+        keep_freed()
         run(Session(data, out, settings.stages, resolve(init) if init else None, resume, pick_device(device),
                     reading=reading, found=lambda report: show.found(report), watch=show.told,
                     sample=lambda step: _sample(out, settings, step)), settings)
