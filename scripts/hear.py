@@ -105,7 +105,8 @@ def chosen(sounds: Iterable[tuple[str, Path]], prompts: list[Prompt], clap: Text
     return [(label, max(scores, key=lambda path: scores[path])) for label, scores in takes.items()]
 
 
-def make(folder: Path, prompts: list[Prompt], model: str, takes: int, **changes: float | int | None) -> None:
+def make(folder: Path, prompts: list[Prompt], model: str, takes: int,
+         **changes: float | int | tuple[float, float] | None) -> None:
     """LABEL__SEED.wav for every prompt and the seeds 0, 1, ...; `changes` of None are the model's own."""
     from audiogen import hub
 
@@ -139,6 +140,8 @@ def main() -> None:
     parser.add_argument("--model", help="make the sounds first, by this model")
     parser.add_argument("--takes", type=int, default=4, help="sounds a prompt")
     parser.add_argument("--guidance", type=float)
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("FROM", "TO"), help="noise levels where it acts")
+    parser.add_argument("--rescale", type=float)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--duration", type=float)
     parser.add_argument("--recordings", type=Path, metavar="CORPUS", help="score recordings instead")
@@ -156,7 +159,8 @@ def main() -> None:
     if args.model:
         if args.sounds is None:
             parser.error("name a folder for the sounds of --model")
-        make(args.sounds, prompts, args.model, args.takes, guidance=args.guidance, steps=args.steps, duration=args.duration)
+        make(args.sounds, prompts, args.model, args.takes, guidance=args.guidance, rescale=args.rescale, steps=args.steps,
+             duration=args.duration, interval=args.interval and tuple(args.interval))
     sounds = generated(args.sounds, prompts) if args.sounds else \
         recordings(args.recordings, prompts, args.each, args.seed)
     if args.ranker:
