@@ -20,8 +20,10 @@ WIDE = 384 * 256                                                 # channels in t
 WIDE_IN_TIME = 256 * 256                                         # ... of series, on any processor
 
 
-def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Matrices of inputs (P, P), of kernels (P, taps) and of outputs (TILE, P), for these points and infinity, in float64.
+def transforms(outputs: int, taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices of inputs (P, P), of kernels (P, taps) and of outputs (outputs, P), for these points and infinity, in float64.
+
+    A tile has outputs + taps - 1 inputs, and needs as many points.
 
     Toom and Cook's product of polynomials, transposed: it is what correlates.
     """
@@ -33,11 +35,12 @@ def transforms(taps: int, points: list[float]) -> tuple[Tensor, Tensor, Tensor]:
 
     inputs, kernels = torch.linalg.inv(values(count)).T, values(taps)
     size = inputs.abs().amax(dim=1, keepdim=True)                # both sides of like size: less is lost to rounding
-    return inputs / size, kernels * size, values(TILE).T
+    return inputs / size, kernels * size, values(outputs).T
 
 
-_INPUTS, _KERNELS, _OUTPUTS = (torch.kron(m, m).float() for m in transforms(3, [0, 1, -1, 2, -2]))  # (36, 36 / 9), (16, 36)
-_TIME_INPUTS, _TIME_KERNELS, _TIME_OUTPUTS = (m.float() for m in transforms(TAPS, [0, 1, -1, 2, -2, 0.5]))  # (7, 7 / 4), (4, 7)
+# (36, 36), (36, 9), (16, 36); of time (7, 7), (7, 4), (4, 7)
+_INPUTS, _KERNELS, _OUTPUTS = (torch.kron(m, m).float() for m in transforms(TILE, 3, [0, 1, -1, 2, -2]))
+_TIME_INPUTS, _TIME_KERNELS, _TIME_OUTPUTS = (m.float() for m in transforms(TILE, TAPS, [0, 1, -1, 2, -2, 0.5]))
 
 
 def pays(weight: Tensor, size: torch.Size) -> bool:

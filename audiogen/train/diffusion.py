@@ -12,7 +12,6 @@ from audiogen.diffusion.conditioning import Conditioning
 from audiogen.diffusion.schedule import NoiseSchedule
 from audiogen.train.captions import Captions
 from audiogen.train.config import DiffusionStageConfig
-from audiogen.train.convolution import hasten
 from audiogen.train.examples import Examples, normal, uniform
 from audiogen.train.losses import diffusion_weight, velocity
 from audiogen.train.stage import Inputs, Losses, Machine, RecordedStage
@@ -31,8 +30,6 @@ class DiffusionStage(RecordedStage):
             start_quietly(unet)
         if config.dropout:
             leave_out(unet, config.dropout)
-        if machine.device == "cpu":
-            hasten(unet)
         super().__init__(model, config, machine, {"diffusion": unet})
         self.config = config
         self.captions = Captions(encode, machine.device, TOKENS if machine.records else 1)

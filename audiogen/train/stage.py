@@ -17,6 +17,7 @@ from audiogen.distributed import average_gradients, world
 from audiogen.mel import Mel, to_image
 from audiogen.models.packed import multiplies
 from audiogen.train.config import AutoencoderStageConfig, StageConfig, VocoderStageConfig
+from audiogen.train.convolution import hasten
 from audiogen.train.examples import Examples
 from audiogen.train.graphs import Graphs
 
@@ -60,6 +61,9 @@ class Stage(ABC):
         self.model, self.machine = model, machine
         self.settings = config
         self.modules = {k: m.to(machine.device).train() for k, m in modules.items()}
+        if machine.device == "cpu":
+            for module in self.modules.values():
+                hasten(module)
         self.optimizers = {k: self.optimizer(m.parameters()) for k, m in self.modules.items()}
         self.scaler = torch.amp.GradScaler(machine.device.split(":")[0], enabled=machine.dtype == torch.float16)
         self.mel = Mel(model.mel).to(machine.device)
