@@ -118,8 +118,8 @@ def decoders(options: Options) -> dict[str, list[Row]]:
         pack(our_gan)
     images = {"diffusers": lambda: vae.decode(z).sample, "audiogen": lambda: our_vae.decode(z)}
     waves = {"transformers": lambda: gan(mel), "audiogen": lambda: our_gan(mel.transpose(1, 2))}
-    return {name: rows(alternate(runs, options), options)
-            for name, runs in (("autoencoder", images), ("vocoder", waves))}
+    few = replace(options, repeats=min(options.repeats, 2)) if device == "cpu" else options      # half a minute a round
+    return {name: rows(alternate(runs, few), options) for name, runs in (("autoencoder", images), ("vocoder", waves))}
 
 
 def training(options: Options) -> list[Row]:
