@@ -8,9 +8,13 @@ import torch.nn.functional as F
 from conftest import relative
 from torch import Tensor, nn
 
+from audiogen.models.compact import CompactAutoencoder
 from audiogen.models.layers import Conv2d
 from audiogen.train import convolution
+from audiogen.train.autoencoder import AutoencoderStage
+from audiogen.train.config import everyday
 from audiogen.train.convolution import ByPoints, ByProduct, cut, hasten, joined
+from audiogen.train.stage import Machine
 
 
 def gradients(network: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
@@ -63,6 +67,23 @@ def test_points(size: tuple[int, int]) -> None:
     grad = torch.randn_like(y)
     pairs = list(zip(torch.autograd.grad(y, given, grad), torch.autograd.grad(expected, again, grad), strict=True))
     assert max(relative(a, b) for a, b in pairs) < 1e-5
+
+
+def test_a_whole_network_learns_the_same(ways: list[str]) -> None:
+    """The default model's autoencoder, as its stage trains it: all but one of its kinds of layers go by points."""
+    torch.manual_seed(0)
+    config = everyday()
+    net = CompactAutoencoder(config.model.autoencoder)
+    x = torch.randn(2, 1, 64, 64)
+    net.decode(net.encode(x).mean).square().mean().backward()
+    expected = {name: p.grad.clone() for name, p in net.named_parameters()}
+    assert not ways
+    stage = AutoencoderStage(config.model, config.autoencoder, Machine("cpu", torch.float32), net)
+    net.zero_grad()
+    net.decode(net.encode(x).mean).square().mean().backward()
+    assert set(ways) == {"ByPoints", "ByProduct"}
+    assert stage.modules["autoencoder"] is net
+    assert max(relative(p.grad, expected[name]) for name, p in net.named_parameters()) < 1e-4
 
 
 @pytest.mark.parametrize(("s", "t"), [(4, 4), (4, 2), (2, 2)])

@@ -2,8 +2,12 @@
 
 A tile of outputs comes from a tile of inputs. Both are transformed so that the convolution is a product at each of a few points
 (Winograd 1980), which for wide layers costs far more than the transforms. In float32 the error is some 1e-6 of the output.
-Shapes: B items, C and O channels in and out, h x w tiles of a map, S samples, P points, J groups of taps.
+Shapes: B items, C and O channels in and out, h x w tiles of a map, S x T outputs of a tile (of series: S samples),
+P points, J groups of taps.
 """
+
+from itertools import product
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +16,7 @@ from torch import Tensor
 from audiogen.models.packed import Matrices, matrices, mkl, side_by_side
 
 TILE = 4                                                         # outputs of a tile along each axis
+POINTS: dict[int, list[float]] = {2: [0, 1, -1], 4: [0, 1, -1, 2, -2]}                # for so many outputs along an axis
 TAPS = 4                                                         # of a kernel over time that are taken at once
 TOGETHER = 96                                                  # tiles of maps that are transformed at once; the cache holds them
 FLOATS = 2**18                                                   # ... of time: channels times tiles
@@ -38,8 +43,27 @@ def transforms(outputs: int, taps: int, points: list[float]) -> tuple[Tensor, Te
     return inputs / size, kernels * size, values(outputs).T
 
 
-# (36, 36), (36, 9), (16, 36); of time (7, 7), (7, 4), (4, 7)
-_INPUTS, _KERNELS, _OUTPUTS = (torch.kron(m, m).float() for m in transforms(TILE, 3, [0, 1, -1, 2, -2]))
+class Tile(NamedTuple):
+    """S x T outputs, which hear S + 2 by T + 2 inputs, and the matrices from inputs to points and from there to outputs."""
+
+    size: tuple[int, int]
+    inputs: Tensor                                               # (P, P)
+    kernels: Tensor                                              # (P, 9)
+    outputs: Tensor                                              # (S T, P)
+
+    @classmethod
+    def of(cls, s: int, t: int) -> "Tile":
+        one, other = (transforms(n, 3, POINTS[n]) for n in (s, t))
+        return cls((s, t), *(torch.kron(a, b).float() for a, b in zip(one, other, strict=True)))
+
+    def along(self, height: int, width: int) -> tuple[int, int]:
+        """Tiles along both axes of a map."""
+        return -(-height // self.size[0]), -(-width // self.size[1])
+
+
+TILES = {(s, t): Tile.of(s, t) for s, t in product(POINTS, POINTS)}
+_SQUARE = TILES[TILE, TILE]
+# (7, 7), (7, 4), (4, 7)
 _TIME_INPUTS, _TIME_KERNELS, _TIME_OUTPUTS = (m.float() for m in transforms(TILE, TAPS, [0, 1, -1, 2, -2, 0.5]))
 
 
@@ -54,7 +78,7 @@ def pays(weight: Tensor, size: torch.Size) -> bool:
 def transformed(weight: Tensor) -> Matrices:
     """A kernel (O, C, 3, 3) -> its values at the 36 points, for `convolve`"""
     o, c, *_ = weight.shape
-    return matrices((_KERNELS @ weight.permute(2, 3, 1, 0).reshape(9, c * o)).view(36, c, o))
+    return matrices((_SQUARE.kernels @ weight.permute(2, 3, 1, 0).reshape(9, c * o)).view(36, c, o))
 
 
 def convolve(x: Tensor, points: Matrices, o: int, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -71,8 +95,8 @@ def convolve(x: Tensor, points: Matrices, o: int, bias: Tensor | None, padding: 
         for first in range(0, h, rows):
             part = tiles[:, :, i, first : first + rows]          # (6, 6, n, w, C)
             n = part.shape[2] * w
-            values = side_by_side([(_INPUTS @ part.reshape(36, n * c)).view(36, n, c)], [points])      # (36, n, O)
-            done = (_OUTPUTS @ values.view(36, n * o)).view(TILE, TILE, -1, w, o)
+            values = side_by_side([(_SQUARE.inputs @ part.reshape(36, n * c)).view(36, n, c)], [points])      # (36, n, O)
+            done = (_SQUARE.outputs @ values.view(36, n * o)).view(TILE, TILE, -1, w, o)
             out[i, first : first + rows] = done.permute(2, 0, 3, 1, 4)
     y = out.view(b, TILE * h, TILE * w, o)[:, :height, :width]
     return (y if bias is None else y + bias).permute(0, 3, 1, 2)

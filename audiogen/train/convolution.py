@@ -6,7 +6,7 @@ channels out, H x W positions, h x w tiles of a map, S x T outputs of a tile, P 
 """
 
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,31 +14,9 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from audiogen.models.layers import Conv2d
-from audiogen.models.winograd import transforms
+from audiogen.models.winograd import TILES, Tile
 
-POINTS: dict[int, list[float]] = {2: [0, 1, -1], 4: [0, 1, -1, 2, -2]}                # for so many outputs along an axis
 NARROWEST, FEWEST = 64, 24                                       # channels, tiles below which points do not pay
-
-
-class Tile(NamedTuple):
-    """S x T outputs, which hear S + 2 by T + 2 inputs, and the matrices from inputs to points and from there to outputs."""
-
-    size: tuple[int, int]
-    inputs: Tensor                                               # (P, P)
-    kernels: Tensor                                              # (P, 9)
-    outputs: Tensor                                              # (S T, P)
-
-    @classmethod
-    def of(cls, s: int, t: int) -> "Tile":
-        one, other = (transforms(n, 3, POINTS[n]) for n in (s, t))
-        return cls((s, t), *(torch.kron(a, b).float() for a, b in zip(one, other, strict=True)))
-
-    def along(self, height: int, width: int) -> tuple[int, int]:
-        """Tiles along both axes of a map."""
-        return -(-height // self.size[0]), -(-width // self.size[1])
-
-
-TILES = {(s, t): Tile.of(s, t) for s, t in product(POINTS, POINTS)}
 
 
 def tile_for(size: torch.Size) -> Tile:
