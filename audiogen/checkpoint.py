@@ -234,7 +234,7 @@ def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         scale = state.get(key + SCALE)
         if scale is not None:
-            value = value.float() * scale.view(-1, *[1] * (value.dim() - 1))
+            value = value.to(torch.float32, copy=True).mul_(scale.view(-1, *[1] * (value.dim() - 1)))
         out[key] = value.float() if value.dtype == torch.float16 else value
     return out
 

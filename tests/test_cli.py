@@ -241,6 +241,29 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("ends", "code", "said"), [
+    ("sys.exit(3)", 3, ""), ("print('whole')", 0, "whole\n"), ("1 / 0", 1, ""), ("sys.exit('no')", 1, "")])
+def test_the_process_leaves_when_all_is_done_and_takes_nothing_apart(ends: str, code: int, said: str) -> None:
+    program = f"""
+import atexit, sys, threading, time
+import audiogen.__main__ as console
+class Kept:
+    def __del__(self): sys.__stdout__.write("taken apart")
+kept = Kept()
+def late(): time.sleep(0.1); print("thread")
+def main():
+    atexit.register(print, "cleaned")
+    threading.Thread(target=late).start()
+    {ends}
+console.main = main
+"""
+    left = subprocess.run([sys.executable, "-c", program + "console.command()"], capture_output=True, text=True, check=False)
+    assert (left.returncode, left.stdout) == (code, f"{said}thread\ncleaned\n")
+    assert ("ZeroDivisionError" in left.stderr) == (ends == "1 / 0")
+    apart = subprocess.run([sys.executable, "-c", program + "main()"], capture_output=True, text=True, check=False)
+    assert "taken apart" in apart.stdout                         # so that it would have been seen above
+
+
 def test_progress_is_silent_where_nobody_looks(capfd: pytest.CaptureFixture[str]) -> None:
     with console.progress("working") as watch:
         watch(1, 2)
