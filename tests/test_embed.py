@@ -159,11 +159,23 @@ def test_clap_hears_a_long_sound_in_windows_without_chance(clap_folder: Path) ->
     clap = ClapEmbedder(str(clap_folder))
     sound = np.concatenate([tone(200, 1), tone(3000, 1)])
     heard = clap.embed(sound).frames
-    assert heard.shape == (2, 16)
-    np.testing.assert_allclose(heard[0], clap.embed(sound[:RATE]).frames[0], atol=1e-6)
-    np.testing.assert_allclose(heard[1], clap.embed(sound[RATE:]).frames[0], atol=1e-6)
+    assert heard.shape == (3, 16)
+    for frame, start in zip(heard, (0, RATE // 2, RATE), strict=True):
+        np.testing.assert_allclose(frame, clap.embed(sound[start : start + RATE]).frames[0], atol=1e-6)
     np.testing.assert_array_equal(heard, clap.embed(sound).frames)
-    assert np.abs(heard[0] - heard[1]).max() > 1e-4
+    assert np.abs(heard[0] - heard[2]).max() > 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 99, 100, 101, 149, 150, 151, 250, 512, 1000])
+def test_windows_cover_a_sound_and_overlap_by_half(length: int) -> None:
+    sound = np.arange(length, dtype=np.float64)
+    pieces = embed.windows(sound, 100)
+    starts = [int(piece[0]) for piece in pieces]
+    assert all(len(piece) == min(length, 100) for piece in pieces)
+    assert starts[0] == 0
+    assert pieces[-1][-1] == length - 1
+    assert np.all(np.diff(starts) <= 50)
+    assert len(pieces) <= 1 + np.ceil(max(0, length - 100) / 50)  # and are no more than that needs
 
 
 def test_a_whole_clap_chooses_among_takes(clap_folder: Path, run: Any) -> None:
@@ -250,7 +262,7 @@ def test_the_clap_of_a_run_gives_its_towers_numbers(run_folder: Path) -> None:
     np.testing.assert_allclose(clap.embed(sound).frames, expected, atol=1e-4)
     np.testing.assert_allclose(clap.embed(0.1 * sound).frames, expected, atol=1e-4)
     assert np.abs(clap.embed(tone(2000, 0.64)).frames - expected).max() > 1e-3
-    assert clap.embed(tone(440, 3.0)).frames.shape == (5, 12)
+    assert clap.embed(tone(440, 3.0)).frames.shape == (9, 12)
     assert clap.embed(tone(440, 0.01)).frames.shape == (1, 12)
     tower, tokenizer = read_tower(run_folder / "text")
     load_weights(tower, read_weights(run_folder / "text" / "text_encoder" / "model.safetensors"), "")

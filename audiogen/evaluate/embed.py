@@ -163,8 +163,8 @@ def mel_filters(n_fft: int, rate: int, bins: int, low: float, high: float) -> Ar
 class ClapEmbedder:
     """A CLAP checkpoint in transformers' layout: sounds and sentences in one space, each of length 1.
 
-    A sound is heard in evenly placed windows of the length that the model takes (10 s), as many as cover it; a shorter
-    sound is repeated, as in training. So nothing is cut at random.
+    A sound is heard in windows of the length that the model takes (10 s), which overlap by half; a shorter sound is
+    repeated, as in training. So nothing is cut at random.
     """
 
     classes: tuple[str, ...] = ()
@@ -223,7 +223,7 @@ class ClapEmbedder:
 class RunClap:
     """The CLAP that `audiogen train` leaves in a model's folder: clap.safetensors beside the text encoder.
 
-    A sound is heard in evenly placed windows of the length of its training examples, brought to a peak of theirs.
+    A sound is heard in windows of the length of its training examples, which overlap by half, brought to a peak of theirs.
     """
 
     classes: tuple[str, ...] = ()
@@ -270,8 +270,11 @@ class RunClap:
 
 
 def windows(audio: Array, size: int) -> list[Array]:
-    """As many pieces of at most `size` samples, evenly placed, as cover the sound (S,)."""
-    count = max(1, -(-len(audio) // size))
+    """Pieces of at most `size` samples of a sound (S,), evenly placed and overlapping by half or more.
+
+    Side by side, they would cut an event in two and hear it in neither.
+    """
+    count = max(1, -(-2 * len(audio) // size) - 1)
     return [audio[at: at + size] for at in np.linspace(0, max(0, len(audio) - size), count).astype(int)]
 
 
