@@ -233,7 +233,7 @@ def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith(SCALE) and key[: -len(SCALE)] in state:
             continue
         scale = state.get(key + SCALE)
-        if scale is not None:
+        if scale is not None:                                    # multiplied in place, so never where the file is mapped
             value = value.to(torch.float32, copy=True).mul_(scale.view(-1, *[1] * (value.dim() - 1)))
         out[key] = value.float() if value.dtype == torch.float16 else value
     return out

@@ -121,7 +121,7 @@ app.command(cls=Command, epilog=EVALUATE)(evaluate)
 
 
 def main() -> None:
-    """The console command: the only place where errors become a sentence and an exit code."""
+    """Read the command line and do it: the only place where errors become a sentence and an exit code."""
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")             # waiting longer, threads stall beside a busy program
     arguments = sys.argv[1:]
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
