@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the parts that were asked for; all of them take 11 to 17 minutes on two cores."""
+    """Run the parts that were asked for; all of them take 11 to 15 minutes on two cores."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--only", action="append", metavar="PART",
                         help="audioldm2, audioldm-s, auffusion (U-Nets), spent, decode, training, steps, command, clip, "

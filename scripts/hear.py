@@ -106,16 +106,16 @@ def chosen(sounds: Iterable[tuple[str, Path]], prompts: list[Prompt], clap: Text
     return [(label, max(scores, key=lambda path: scores[path])) for label, scores in takes.items()]
 
 
-def make(folder: Path, prompts: list[Prompt], model: str, takes: int,
+def make(folder: Path, prompts: list[Prompt], model: str, seeds: range,
          **changes: float | int | tuple[float, float] | None) -> None:
-    """LABEL__SEED.wav for every prompt and the seeds 0, 1, ...; `changes` of None are the model's own."""
+    """LABEL__SEED.wav for every prompt and seed; `changes` of None are the model's own."""
     from audiogen import hub
 
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = hub.load(model)
     settings = {name: value for name, value in changes.items() if value is not None}
     for i, prompt in enumerate(prompts):
-        for seed in range(takes):
+        for seed in seeds:
             result = pipeline.generate([prompt.text], seeds=[seed], **settings)
             path = folder / f"{prompt.label}__{seed}.wav"
             audio.write(path, result.audio[0], result.sample_rate, {"prompt": prompt.text, "seed": seed})
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float)
     parser.add_argument("--recordings", type=Path, metavar="CORPUS", help="score recordings instead")
     parser.add_argument("--each", type=int, default=4, help="recordings a label")
-    parser.add_argument("--seed", type=int, default=0, help="which recordings are drawn")
+    parser.add_argument("--seed", type=int, default=0, help="of the first sound of a prompt, and which recordings are drawn")
     parser.add_argument("--ranker", metavar="clap:DIR", help="judge only the take of each label that this CLAP finds best")
     parser.add_argument("--worst", action="store_true", help="... or worst")
     parser.add_argument("--prompts", type=Path, default=PROMPTS)
@@ -160,8 +160,8 @@ def main() -> None:
     if args.model:
         if args.sounds is None:
             parser.error("name a folder for the sounds of --model")
-        make(args.sounds, prompts, args.model, args.takes, guidance=args.guidance, rescale=args.rescale, steps=args.steps,
-             duration=args.duration, interval=args.interval and tuple(args.interval))
+        make(args.sounds, prompts, args.model, range(args.seed, args.seed + args.takes), guidance=args.guidance,
+             rescale=args.rescale, steps=args.steps, duration=args.duration, interval=args.interval and tuple(args.interval))
     sounds = generated(args.sounds, prompts) if args.sounds else \
         recordings(args.recordings, prompts, args.each, args.seed)
     if args.ranker:
