@@ -8,8 +8,8 @@
 A sound counts where YAMNet has an accepted class among its first three (mean of its windows' probabilities). The list of
 prompts is a CSV of `label,prompt,accepted`, with AudioSet's display names between `|` in the last column; hear_fresh_1.csv and
 hear_fresh_2.csv (--prompts), which leave that to hear_prompts.csv, decided between states of the U-Net, numbers of steps, and
-ways for a CLAP to hear, by the seeds 0 to 3: other seeds (--seed 4) are the fairer test. `chance` is the share that the same sounds reach under every other label. Importable: `judge(sounds,
-prompts)` does the counting.
+ways for a CLAP to hear, by the seeds 0 to 3: other seeds (--seed 4) are the fairer test. `chance` is the share that the same
+sounds reach under every other label. Importable: `judge(sounds, prompts)` does the counting.
 """
 
 import argparse

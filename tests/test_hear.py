@@ -57,6 +57,18 @@ def test_sounds_count_where_an_accepted_class_is_heard(hear: ModuleType, tmp_pat
     assert [name for name, *_ in verdict.heard] == ["quiet__0.wav", "tone__0.wav", "tone__1.wav"]
 
 
+def test_sounds_are_made_by_the_seeds_that_are_named(hear: ModuleType, tmp_path: Path) -> None:
+    from audiogen.hub import load
+
+    prompts, short = [hear.Prompt("dog", "a dog barking", frozenset({"Dog"}))], {"steps": 2, "duration": 0.5}
+    hear.make(tmp_path / "made", prompts, "everyday", range(4, 6), **short)
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["dog__4.wav", "dog__5.wav"]
+    four, five = (soundfile.read(tmp_path / "made" / f"dog__{seed}.wav")[0] for seed in (4, 5))
+    expected = load("everyday").generate(["a dog barking"], seeds=[4], **short).audio[0].numpy()
+    np.testing.assert_allclose(four, expected, atol=1e-3)
+    assert np.abs(five - expected).max() > 1e-2
+
+
 def test_of_several_takes_the_one_that_fits_is_judged(hear: ModuleType, tmp_path: Path) -> None:
     class Level:
         """Its space has a sound's peak, and the number that a sentence names."""
