@@ -9,10 +9,10 @@ from audiogen.checkpoint import build_autoencoder, build_vocoder
 from audiogen.diffusion.conditioning import Conditioning
 from audiogen.models.unet import UNet
 from audiogen.train.autoencoder import AutoencoderStage
+from audiogen.train.build import trainable
 from audiogen.train.config import read_config
 from audiogen.train.diffusion import DiffusionStage, blur
 from audiogen.train.examples import Examples
-from audiogen.train.session import trainable
 from audiogen.train.stage import Machine, Stage
 from audiogen.train.vocoder import VocoderStage
 

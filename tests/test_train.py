@@ -225,6 +225,16 @@ def test_runs_are_not_mistaken_for_others(whole: Path, data: Path) -> None:
         run(Session(data, whole, ("vocoder",), resume=True), settings("vocoder.lr=0.5"))
 
 
+def test_a_run_of_before_a_stage_was_known_goes_on(data: Path, tmp_path: Path) -> None:
+    run(Session(data, tmp_path, ("autoencoder",)), settings("autoencoder.steps=1"))
+    known = tmp_path / "train.toml"
+    before, after = known.read_text().split("[preference]")
+    known.write_text(before)
+    assert after
+    run(Session(data, tmp_path, ("autoencoder",), resume=True), settings("autoencoder.steps=2"))
+    assert rows(tmp_path, "autoencoder")[-1]["step"] == 2
+
+
 def test_fine_tuning_starts_from_a_models_weights(whole: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "tuned"
     run(Session(data, out, ("diffusion",), init=whole), settings("diffusion.steps=2", "diffusion.ema=0.0"))

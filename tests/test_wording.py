@@ -20,7 +20,8 @@ from audiogen.diffusion.conditioning import Conditioning
 from audiogen.errors import ConfigError, DataError
 from audiogen.models.bert import Bert
 from audiogen.models.unet import Attention, ResBlock
-from audiogen.train import session, state
+from audiogen.train import state
+from audiogen.train.build import build, wordings
 from audiogen.train.config import TrainConfig, read_config
 from audiogen.train.data import prepare
 from audiogen.train.examples import Drawer
@@ -58,9 +59,9 @@ def trained(data: Path, config: TrainConfig, tmp_path_factory: pytest.TempPathFa
 def stage_of(folder_: Path, config: TrainConfig, data: Path, tmp_path: Path) -> tuple[WordingStage, Wordings]:
     """The stage of a trained run, its teacher and its learner the encoders before and after; and what it draws."""
     dataset, _ = prepare(data, tmp_path / "cache", 16_000)
-    stage = session.build("wording", folder_, config, Machine("cpu", torch.float32))
+    stage = build("wording", folder_, config, Machine("cpu", torch.float32))
     assert isinstance(stage, WordingStage)
-    draws, held = session._wordings(stage, folder_, Drawer(dataset, dataset.clips, config.data, "0:wording"))
+    draws, held = wordings(stage, folder_, Drawer(dataset, dataset.clips, config.data, "0:wording"))
     assert held is None
     return stage, draws
 

@@ -29,7 +29,7 @@ def train(
     preset: Annotated[str | None, typer.Option(
         help="tiny (minutes), small (a laptop's night), everyday, or base (a GPU).", show_default="small")] = None,
     stage: Annotated[str | None, typer.Option(
-        help="autoencoder, vocoder, clap, diffusion or wording; several with commas; or all.",
+        help="autoencoder, vocoder, clap, diffusion, wording or preference; several with commas; or all (but preference).",
         show_default="all; of a resumed run those that it was begun with")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings over the preset's.")] = None,
     assign: Annotated[list[str] | None, typer.Option(
@@ -47,7 +47,8 @@ def train(
     """Train a model on a folder of sounds: autoencoder, vocoder, CLAP and U-Net, in this order or one by one.
 
     Beside a sentence encoder (--text), and with a file of what labels may also be called (--set data.words=FILE), a last stage
-    teaches the encoder what those wordings mean to the U-Net.
+    teaches the encoder what those wordings mean to the U-Net. Where it is asked for, the U-Net then learns from its own takes
+    which of them the CLAP finds fitting (--stage preference).
 
     Captions come from metadata.csv or .jsonl (file_name, text), from .txt files beside the sounds, or from the names of
     sub-folders. Ctrl-C saves and stops; --resume goes on. `audiogen generate --model RUN` works at any time.
@@ -125,12 +126,12 @@ def _settings(out: Path, preset: str | None, config: Path | None, assign: list[s
 
 def _stages(names: str, settings: "TrainConfig") -> tuple[str, ...]:
     """The stages to train, in order; raises ConfigError for an unknown one."""
-    from audiogen.train.config import STAGES
+    from audiogen.train.config import ASKED, STAGES
 
     wanted = tuple(n.strip() for n in names.split(","))
     if names == "all":                                           # wordings are for a sentence encoder, and have a file
         worded = settings.model.text.kind == "sentence" and settings.data.words
-        wanted = tuple(s for s in STAGES if s != "wording" or worded)
+        wanted = tuple(s for s in STAGES if s not in ASKED and (s != "wording" or worded))
     for name in wanted:
         if name not in STAGES:
             raise ConfigError(f"No stage '{name}'; there are {', '.join(STAGES)} and all.")

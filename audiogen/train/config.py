@@ -20,7 +20,8 @@ from audiogen.config import (
 )
 from audiogen.errors import ConfigError
 
-STAGES = ("autoencoder", "vocoder", "clap", "diffusion", "wording")
+STAGES = ("autoencoder", "vocoder", "clap", "diffusion", "wording", "preference")
+ASKED = ("preference",)                           # stages that run only where they are named
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,17 @@ class WordingStageConfig(StageConfig):
 
 
 @dataclass(frozen=True)
+class PreferenceStageConfig(StageConfig):
+    """`batch` counts captions, `seconds` are those of a take."""
+
+    takes: int = 4                                # of each caption
+    apart: float = 0.07                           # how much better than its caption's others a take counts as wholly right
+    strength: float = 1.0                         # of what is learnt from that
+    levels: int = 4                               # of noise that each take is seen at
+    drop: float = 0.1                             # share of takes without their text, from which nothing is learnt
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A whole run."""
 
@@ -134,6 +146,7 @@ class TrainConfig:
     clap: ClapStageConfig = field(default_factory=ClapStageConfig)
     diffusion: DiffusionStageConfig = field(default_factory=DiffusionStageConfig)
     wording: WordingStageConfig = field(default_factory=WordingStageConfig)
+    preference: PreferenceStageConfig = field(default_factory=PreferenceStageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def stage(self, name: str) -> StageConfig:
@@ -207,7 +220,9 @@ def everyday() -> TrainConfig:
         diffusion=DiffusionStageConfig(steps=40_000, batch=64, levels=4, seconds=2.56, lr=6e-4, warmup=500, decay=0.9,
                                        betas=(0.9, 0.99), clip=1.0, ema=0.9995, long=0.7, text_noise=0.5, text_drop=0.1),
         wording=WordingStageConfig(steps=12_000, batch=48, seconds=2.56, lr=1.5e-4, warmup=100, decay=1.0, betas=(0.9, 0.98),
-                                   clip=1.0, ema=0.998))
+                                   clip=1.0, ema=0.998),
+        preference=PreferenceStageConfig(steps=600, batch=32, seconds=5.12, lr=1e-4, warmup=20, betas=(0.9, 0.99), clip=1.0,
+                                         ema=0.98, strength=2.0))
 
 
 def base() -> TrainConfig:

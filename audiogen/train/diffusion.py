@@ -79,16 +79,10 @@ class DiffusionStage(RecordedStage):
             keys = torch.cat([keys + i for i in range(n)])
         if "told" in inputs:
             text = blur(text, keys, inputs["told"].repeat(len(keys) // len(inputs["told"])), self.config)
-        noise = normal(keys, *z.shape[1:])
         t = (when * schedule.steps).long()
         sigma = self.sigmas[t]                                   # (B,)
-        scale = (1 / (1 + sigma.square()).sqrt())[:, None, None, None]
-        x = (scale * (z + sigma[:, None, None, None] * noise)).contiguous(memory_format=torch.channels_last)
-        # the fused attention's backward is slow on a CPU for so few positions
-        fused = [] if x.device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-        with self.machine.autocast(), sdpa_kernel([*fused, SDPBackend.MATH]):
-            out = unet(x, t.float(), text).float()
-        target = {"epsilon": noise, "v_prediction": velocity(z, noise, sigma), "sample": z}[schedule.prediction]
+        x, target = noised(z, normal(keys, *z.shape[1:]), sigma, schedule.prediction)
+        out = predicted(unet, x, t, text, self.machine)
         weight = diffusion_weight(sigma, schedule.prediction, self.config.min_snr)
         return (weight * (out - target).square().mean(dim=(1, 2, 3))).mean()
 
@@ -101,6 +95,24 @@ class DiffusionStage(RecordedStage):
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         return {"unet": self.average["diffusion"]}
+
+
+def noised(z: Tensor, noise: Tensor, sigma: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
+    """Latents under noise of the level sigma (B,), in the frame of unit variance, and what a U-Net shall say of them.
+
+    All (B, C, h, w).
+    """
+    level = sigma[:, None, None, None]
+    x = ((z + level * noise) / (1 + level.square()).sqrt()).contiguous(memory_format=torch.channels_last)
+    return x, {"epsilon": noise, "v_prediction": velocity(z, noise, sigma), "sample": z}[prediction]
+
+
+def predicted(unet: nn.Module, x: Tensor, t: Tensor, text: Conditioning, machine: Machine) -> Tensor:
+    """What a U-Net says of x (B, C, h, w) at the training steps t (B,), in float32."""
+    # the fused attention's backward is slow on a CPU for so few positions
+    fused = [] if x.device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    with machine.autocast(), sdpa_kernel([*fused, SDPBackend.MATH]):
+        return unet(x, t.float(), text).float()
 
 
 def blur(text: Conditioning, keys: Tensor, told: Tensor, config: DiffusionStageConfig) -> Conditioning:

@@ -115,13 +115,17 @@ class Drawer:
         n = round(seconds * self.dataset.rate)
         waves, captions, labels, seeds = [], [], [], []
         for i in items:
-            rng = random.Random(f"{self.seed}:{step}:{i}")
+            rng = self.dice(step, i)
             wave, caption, label = self.example(n, rng)
             waves.append(torch.from_numpy(wave))
             captions.append(caption)
             labels.append(label)
             seeds.append(rng.getrandbits(62))
         return Examples(torch.stack(waves), captions, seeds, labels)
+
+    def dice(self, step: int, item: int) -> random.Random:
+        """What decides about item number `item` of step `step`."""
+        return random.Random(f"{self.seed}:{step}:{item}")
 
     def example(self, n: int, rng: random.Random) -> tuple[Array, str, str]:
         """A sound of n samples, its caption and its label: of one clip, or of two at once or in turn."""
