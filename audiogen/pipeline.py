@@ -25,9 +25,9 @@ from audiogen.errors import AudiogenError, SettingsError
 from audiogen.mel import Mel, from_image, to_image
 from audiogen.models.hifigan import HifiGan
 from audiogen.models.recorded import Recorded
-from audiogen.recipe import MAX_SEED
+from audiogen.recipe import items
 from audiogen.settings import Settings, check_prompt
-from audiogen.text import AudioLdm2, AudioLdm2Speech, Pair, TextEncoder
+from audiogen.text import AudioLdm2Speech, Pair, word_context
 from audiogen.timeline import duration_of, read_timeline, shares
 from audiogen.vocode import vocode
 from audiogen.words import Weighted, read_weights, token_weights
@@ -71,8 +71,14 @@ class Pipeline:
             return self._in_time(prompts, settings, seeds, negatives, says, watch)
         settings = self.settle(settings)
         levels = self.levels(settings)
-        denoise = self.denoiser([check_prompt(p) for p in prompts], negatives, says, settings, levels)
-        return self.finish(self.long(denoise, settings), levels, settings, seeds, watch)
+        # a CPU adds up in an order that depends on the size of a product: there each is made as if it were alone
+        size = 1 if self.device == "cpu" else len(prompts)
+        made, parts = [], len(prompts) // size
+        for i in range(parts):
+            some = slice(i * size, (i + 1) * size)
+            denoise = self.denoiser([check_prompt(p) for p in prompts[some]], negatives[some], says[some], settings, levels)
+            made.append(self.finish(self.long(denoise, settings), levels, settings, seeds[some], part(watch, i, parts)))
+        return joined(made)
 
     def _in_time(self, prompts: Sequence[str], settings: Settings, seeds: list[int], negatives: list[str | None],
                  says: list[str | None], watch: Watch) -> Generation:
@@ -88,10 +94,8 @@ class Pipeline:
             frames = self.latent_shape(settings)[self.axis - 1]
             rows = shares(segments, frames, self.config.mel.sample_rate / self.step)
             denoise = self.long(parts, settings, torch.tensor(rows))
-            made.append(self.finish(denoise, levels, settings, [seeds[i]],
-                                    lambda done, total, i=i: watch(i * total + done, total * len(told))))  # type: ignore[misc]
-        return Generation(torch.cat([g.audio for g in made]), made[0].sample_rate, torch.cat([g.latents for g in made]),
-                          settings, seeds)
+            made.append(self.finish(denoise, levels, settings, [seeds[i]], part(watch, i, len(told))))
+        return joined(made)
 
     def settle(self, settings: Settings) -> Settings:
         """Every setting decided; the duration of a loop is that of whole latents, which the networks can turn around."""
@@ -289,28 +293,12 @@ class Pipeline:
         return vocoder.length(frames) if isinstance(vocoder, HifiGan) else frames * self.config.mel.hop
 
 
-def items(prompts: Sequence[str] | str, negatives: Sequence[str | None] | str | None, says: Sequence[str | None] | str | None,
-          seeds: Sequence[int] | None, seed: int, count: int) -> tuple[list[str], list[str | None], list[str | None], list[int]]:
-    """Prompt, negative, words and seed of each item; a single text is that of each prompt. Raises SettingsError."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    texts: list[list[str | None]] = [
-        [given] * len(prompts) if given is None or isinstance(given, str) else list(given) for given in (negatives, says)]
-    if seeds is not None and (seed or count != 1):
-        raise SettingsError("Give seeds, one for each prompt, or seed and count.")
-    if count < 1:
-        raise SettingsError(f"A count of {count} is out of range; give 1 or more.")
-    seeds = [seed + k for _ in prompts for k in range(count)] if seeds is None else list(seeds)
-    if not len(prompts) * count == len(seeds) == len(texts[0]) * count == len(texts[1]) * count:
-        raise SettingsError(f"{len(prompts)} prompts need as many seeds, negatives and words, not "
-                            f"{len(seeds)}, {len(texts[0])} and {len(texts[1])}.")
-    if not all(0 <= s <= MAX_SEED for s in seeds):
-        raise SettingsError("A seed is out of range; give 0 to 2^63 - 1.")
-    own = [i for i in range(len(prompts)) for _ in range(count)]                 # which prompt each item has
-    return [prompts[i] for i in own], [texts[0][i] for i in own], [texts[1][i] for i in own], seeds
+def part(watch: Watch, i: int, n: int) -> Watch:
+    """What watches part i of n, made one after another."""
+    return lambda done, total: watch(i * total + done, n * total)
 
 
-def word_context(text: TextEncoder) -> int | None:
-    """Which context of a model's conditioning has a position for each token of the prompt, if one has."""
-    if isinstance(text, AudioLdm2Speech) or not text.tokens("a"):
-        return None
-    return 1 if isinstance(text, AudioLdm2) else 0
+def joined(made: Sequence[Generation]) -> Generation:
+    """Sounds of the same settings as one batch."""
+    return Generation(torch.cat([g.audio for g in made]), made[0].sample_rate, torch.cat([g.latents for g in made]),
+                      made[0].settings, [seed for g in made for seed in g.seeds])

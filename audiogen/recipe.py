@@ -1,8 +1,9 @@
-"""What made a sound, as its file carries it, and what that file is called."""
+"""What makes a sound: as a batch is asked for it, as its file carries it, and what that file is called."""
 
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,3 +96,23 @@ def _encodable(text: str) -> bool:
         return "\0" not in text and bool(text.encode() or True)
     except UnicodeEncodeError:
         return False
+
+
+def items(prompts: Sequence[str] | str, negatives: Sequence[str | None] | str | None, says: Sequence[str | None] | str | None,
+          seeds: Sequence[int] | None, seed: int, count: int) -> tuple[list[str], list[str | None], list[str | None], list[int]]:
+    """Prompt, negative, words and seed of each item; a single text is that of each prompt. Raises SettingsError."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts: list[list[str | None]] = [
+        [given] * len(prompts) if given is None or isinstance(given, str) else list(given) for given in (negatives, says)]
+    if seeds is not None and (seed or count != 1):
+        raise SettingsError("Give seeds, one for each prompt, or seed and count.")
+    if count < 1:
+        raise SettingsError(f"A count of {count} is out of range; give 1 or more.")
+    seeds = [seed + k for _ in prompts for k in range(count)] if seeds is None else list(seeds)
+    if not len(prompts) * count == len(seeds) == len(texts[0]) * count == len(texts[1]) * count:
+        raise SettingsError(f"{len(prompts)} prompts need as many seeds, negatives and words, not "
+                            f"{len(seeds)}, {len(texts[0])} and {len(texts[1])}.")
+    if not all(0 <= s <= MAX_SEED for s in seeds):
+        raise SettingsError("A seed is out of range; give 0 to 2^63 - 1.")
+    own = [i for i in range(len(prompts)) for _ in range(count)]                 # which prompt each item has
+    return [prompts[i] for i in own], [texts[0][i] for i in own], [texts[1][i] for i in own], seeds

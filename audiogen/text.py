@@ -279,3 +279,10 @@ def _load_projection(folder: Path, read: ReadWeights) -> Projection:
     positions = data.get("max_seq_length") if data.get("use_learned_position_embedding") else None
     module = Projection((data["text_encoder_dim"], data["text_encoder_1_dim"]), data["langauge_model_dim"], positions)
     return _fit(module, read(folder), folder)
+
+
+def word_context(text: TextEncoder) -> int | None:
+    """Which context of a model's conditioning has a position for each token of the prompt, if one has."""
+    if isinstance(text, AudioLdm2Speech) or not text.tokens("a"):
+        return None
+    return 1 if isinstance(text, AudioLdm2) else 0

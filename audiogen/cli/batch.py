@@ -40,8 +40,7 @@ def batch(
     candidates: takes.Candidates = 1,
     ranker: takes.RankerName = None,
     batch_size: Annotated[str, typer.Option(
-        help="Sounds made at once, all of one length: a number, or auto (one on a CPU, 16 on a GPU); "
-             "halved where memory runs out.",
+        help="Sounds that a GPU makes at once, all of one length: a number, or auto (16); halved where memory runs out.",
         rich_help_panel=options.NUMERICS)] = "auto",
     overwrite: Annotated[bool, typer.Option(
         "--overwrite", help="Make again what lies in the folder and was made with other settings.",

@@ -13,8 +13,9 @@ from audiogen.diffusion.attention_edit import Watched, shared
 from audiogen.diffusion.sampling import Denoise, Noise, Watch, ignore
 from audiogen.edit.paint import Order, check_share
 from audiogen.errors import SettingsError
-from audiogen.pipeline import Generation, Pipeline, word_context
+from audiogen.pipeline import Generation, Pipeline
 from audiogen.settings import Settings, check_prompt
+from audiogen.text import word_context
 from audiogen.words import align, read_weights, tokens_of_words
 
 
