@@ -105,7 +105,7 @@ class Pipeline:
     def levels(self, settings: Settings) -> Grid:
         """The noise levels of settings that are settled."""
         assert settings.sampler is not None and settings.steps is not None  # noqa: PT018
-        return grid(self.config.schedule, settings.sampler, settings.steps, bool(settings.karras))
+        return grid(self.config.schedule, settings.sampler, settings.steps, bool(settings.karras), settings.guided)
 
     def noise(self, settings: Settings, seeds: Sequence[int], hold: bool = True) -> Noise:
         """Draws of noise (B, C, h, w) on the device, each item's from its own seed.
@@ -208,7 +208,7 @@ class Pipeline:
         assert settings.sampler is not None
         self.model.read()                                        # what is broken is said before the long part
         x = sample(settings.sampler, denoise, x, levels.sigmas, eta=settings.eta, noise=draw,
-                   clip=self.config.schedule.clip, watch=watch)
+                   clip=self.config.schedule.clip, jumps=settings.guided or (), watch=watch)
         x = x / float((1 + levels.sigmas[-1] ** 2).sqrt())       # where a grid ends above zero, the published frame
         if not torch.isfinite(x).all():
             raise AudiogenError(f"The latents are not finite under {str(self.dtype).removeprefix('torch.')}: "

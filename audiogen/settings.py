@@ -34,6 +34,11 @@ class Settings:
         karras = self.karras if self.karras is not None else self.sampler is None and defaults.karras
         return replace(self, **given, karras=karras)
 
+    @property
+    def guided(self) -> tuple[float, float] | None:
+        """The noise levels from which to which guidance acts, of settings that are settled; None: at all, or never."""
+        return self.interval if self.guidance is not None and self.guidance > 1 else None
+
     def as_dict(self) -> dict[str, Any]:
         """For a manifest or a tag."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}    # as JSON gives it back

@@ -156,6 +156,28 @@ def test_order_of_convergence(name: str, order: int) -> None:
     assert error(name, 320) < 0.02
 
 
+def error_past_a_jump(name: str, n: int, jumps: tuple[float, ...]) -> float:
+    """As `error`, from 80 to 0.1, of a prediction that is three times the Gaussian's from the level 2 on: a closed form, too."""
+    low = torch.logspace(math.log10(2), -1, n, dtype=torch.float64)[1:]
+    sigmas = torch.cat([torch.logspace(math.log10(80), math.log10(2), n, dtype=torch.float64)[:-1], low.new_tensor([2.0]), low])
+
+    def moved(start: float, end: float, times: int) -> float:    # x(end) / x(start) of dx/dsigma = (x - times * gaussian) / sigma
+        return end / start * (end**2 / (SPREAD + end**2) * (SPREAD + start**2) / start**2) ** (-times / 2)
+
+    out = sample(name, lambda x, s: gaussian(x, s) * (3 if s <= 2 else 1), torch.ones(1, 1, 1, 1, dtype=torch.float64), sigmas,
+                 eta=0.0, noise=draws(), jumps=jumps)
+    return abs(float(out) / (moved(80, 2, 1) * moved(2, 0.1, 3)) - 1)
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc"])
+def test_a_multistep_sampler_begins_anew_at_a_jump(name: str) -> None:
+    """Order 2 is kept by one that is told where the denoiser jumps, and lost by one that is not, or told of another level."""
+    told, untold, mistold = ([error_past_a_jump(name, n, jumps) for n in (640, 2560)] for jumps in ((2.0,), (), (5.0,)))
+    assert math.log2(told[0] / told[1]) / 2 == pytest.approx(2, abs=0.1)
+    assert math.log2(untold[0] / untold[1]) / 2 < 1.1
+    assert told[1] < min(untold[1], mistold[1]) / 4
+
+
 @pytest.mark.parametrize("name", ["ddpm", "euler-a", "dpmpp-2m-sde"])
 def test_ancestral_samplers_keep_the_distribution(name: str) -> None:
     """Many draws, walked down with fresh noise, have the data's mean and variance."""

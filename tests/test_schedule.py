@@ -1,11 +1,13 @@
 """Noise levels and grids, against their formulas and diffusers' timesteps."""
 
+import math
+
 import diffusers
 import pytest
 import torch
 
 from audiogen.config import ScheduleConfig
-from audiogen.diffusion.schedule import NoiseSchedule, grid
+from audiogen.diffusion.schedule import CLOSER, NoiseSchedule, grid
 from audiogen.errors import ConfigError
 from audiogen.settings import SAMPLERS
 
@@ -83,6 +85,37 @@ def test_part_of_a_grid_starts_from_its_own_level() -> None:
     assert torch.equal(part.sigmas, levels.sigmas[4:])
     assert torch.equal(part.steps, levels.steps[4:])
     assert part.initial == pytest.approx(float((1 + levels.sigmas[4] ** 2).sqrt()))
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpmpp-2m", "ddim", "heun"])
+def test_levels_lie_on_the_ends_of_an_interval(name: str) -> None:
+    for n in (4, 10, 990):
+        levels = grid(ScheduleConfig(), name, n, karras=True, interval=(0.3, 8.0))
+        assert {0.3, 8.0} <= set(levels.sigmas.tolist())
+        at = torch.tensor(8.0, dtype=torch.float64)
+        assert float(levels.step(at)) == pytest.approx(float(levels.schedule.step(at)), abs=0.5)
+    for n in (1, 2, 3, 4, 990):                                  # however few or many, and close to each other or to the ends
+        for interval in ((0.3, 8.0), (2.0, 2.1), (0.06, 10.0)):
+            sigmas = grid(ScheduleConfig(), name, n, karras=True, interval=interval).sigmas
+            assert (sigmas.diff() < 0).all()
+            assert torch.equal(sigmas[[0, -1]], grid(ScheduleConfig(), name, n, karras=True).sigmas[[0, -1]])
+
+
+def test_levels_are_closer_where_guidance_acts() -> None:
+    sigmas = grid(ScheduleConfig(), "unipc", 900, karras=True, interval=(0.3, 8.0)).sigmas[:-1]
+    even = sigmas ** (1 / 7)                                     # Karras' levels are even so
+    apart = -even.diff()
+    within, *outside = apart[(sigmas[:-1] < 8.1) & (sigmas[1:] > 0.29)], apart[sigmas[1:] > 8.1], apart[sigmas[:-1] < 0.29]
+    for part in (within, *outside):
+        assert part[1:-1].std() / part.mean() < 1e-6
+        assert float(part.mean() / within.mean()) == pytest.approx(1 if part is within else CLOSER, rel=0.02)
+
+
+@pytest.mark.parametrize("karras", [True, False])
+def test_an_interval_beyond_the_grid_changes_nothing(karras: bool) -> None:
+    plain = grid(ScheduleConfig(), "unipc", 9, karras)
+    for interval in ((0.0, math.inf), (1e-4, 500.0), (200.0, 500.0)):
+        torch.testing.assert_close(grid(ScheduleConfig(), "unipc", 9, karras, interval).sigmas, plain.sigmas, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("name", "most"), [("ddim", 1000), ("dpmpp-2m", 998), ("unipc", 998)])

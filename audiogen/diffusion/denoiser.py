@@ -18,8 +18,8 @@ class Denoiser:
     """Best guess of the clean latents, by classifier-free guidance (Ho and Salimans 2022).
 
     `step` maps a level to a training step. `rescale` pulls the guided prediction's spread back to that of the
-    conditional one (Lin et al. 2024, eq. 15-16). Outside the levels of `interval` the conditional prediction stands alone
-    (Kynkäänniemi et al. 2024), at half the work.
+    conditional one (Lin et al. 2024, eq. 15-16). At the levels in `interval`, its lower end left out, guidance acts;
+    elsewhere the conditional prediction stands alone (Kynkäänniemi et al. 2024), at half the work.
     """
 
     unet: UNet | Recorded
@@ -44,7 +44,7 @@ class Denoiser:
         scale = 1 / (1 + sigma**2).sqrt()                        # to the unit-variance frame of training
         x_in = (x * scale).to(self.unet.dtype)
         low, high = self.interval
-        if self.both is None or self.guidance == 1.0 or not low <= float(sigma) <= high:
+        if self.both is None or self.guidance == 1.0 or not low < float(sigma) <= high:
             out = self._ask(x_in, sigma, self.alone)
         else:
             without, with_ = self._ask(torch.cat([x_in, x_in]), sigma, self.both).chunk(2)

@@ -6,7 +6,7 @@ al. 2023 (UniPC, B2).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -71,13 +71,15 @@ def sample_pndm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, watch: Watch = i
 
 
 def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float = 0.0, noise: Noise | None = None,
-                    watch: Watch = ignore) -> Tensor:
+                    jumps: Sequence[float] = (), watch: Watch = ignore) -> Tensor:
     """DPM-Solver++ of order 2, multistep; eta 1: of the stochastic equation, which puts noise back at each step."""
     z_last = h_last = None
     steps = len(sigmas) - 1
     for i, (s, s_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         z = denoise(x, s)
         h = (s / s_next).log()                                   # step in lambda = -log sigma; inf at the end
+        if i and crossed(jumps, sigmas[i - 1], s):
+            z_last = None
         if z_last is None or h_last is None or s_next == 0:
             slope = z
         else:
@@ -91,12 +93,14 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float =
     return x
 
 
-def sample_unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, *, watch: Watch = ignore) -> Tensor:
+def sample_unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, *, jumps: Sequence[float] = (), watch: Watch = ignore) -> Tensor:
     """UniPC of order 2 with B(h) = expm1(h): each new prediction first corrects the step that led to it."""
     steps = len(sigmas) - 1
     z_old = z_last = x_last = None                               # two predictions ago, one ago, x it was made at
     for i, s_next in enumerate(sigmas[1:]):
         z = denoise(x, sigmas[i])
+        if i and crossed(jumps, sigmas[i - 1], sigmas[i]):
+            z_old = z_last = x_last = None
         if z_last is not None and x_last is not None:
             x = _correct(x_last, z_old, z_last, z, sigmas[max(i - 2, 0) : i + 1])
         h = (sigmas[i] / s_next).log()                           # step in lambda = -log sigma; inf at the end
@@ -124,6 +128,11 @@ def _correct(x: Tensor, z_old: Tensor | None, z: Tensor, z_new: Tensor, sigmas: 
     return step - e * (rho_old * (z_old - z) / r + rho_new * (z_new - z))
 
 
+def crossed(jumps: Sequence[float], above: Tensor, below: Tensor) -> bool:
+    """Whether a denoiser that changes abruptly at the levels `jumps`, from each of them down, does so between two levels."""
+    return any(below <= level < above for level in jumps)
+
+
 def item_noise(seeds: list[int], shape: tuple[int, ...]) -> Noise:
     """Draws of noise (B, *shape), each item's from its own CPU generator: the same on every device, in every batch."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -131,10 +140,11 @@ def item_noise(seeds: list[int], shape: tuple[int, ...]) -> Noise:
 
 
 def sample(name: str, denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float, noise: Noise, clip: float | None = None,
-           watch: Watch = ignore) -> Tensor:
+           jumps: Sequence[float] = (), watch: Watch = ignore) -> Tensor:
     """Run the sampler that the command line calls `name` (one of audiogen.settings.SAMPLERS).
 
-    `eta` counts for "ddim" only, `clip` (of a checkpoint's scheduler) for "ddim" and "ddpm".
+    `eta` counts for "ddim" only, `clip` (of a checkpoint's scheduler) for "ddim" and "ddpm". At the levels `jumps` the
+    denoiser changes abruptly; the multistep samplers begin anew there, as what they remember would lead them astray.
     """
     bound = math.inf if clip is None else clip
     if name == "ddim":
@@ -144,6 +154,8 @@ def sample(name: str, denoise: Denoise, x: Tensor, sigmas: Tensor, *, eta: float
     if name in ("euler", "euler-a"):
         return sample_euler(denoise, x, sigmas, eta=float(name == "euler-a"), noise=noise, watch=watch)
     if name.startswith("dpmpp-2m"):
-        return sample_dpmpp_2m(denoise, x, sigmas, eta=float(name == "dpmpp-2m-sde"), noise=noise, watch=watch)
-    samplers: dict[str, Sampler] = {"pndm": sample_pndm, "heun": sample_heun, "unipc": sample_unipc}
+        return sample_dpmpp_2m(denoise, x, sigmas, eta=float(name == "dpmpp-2m-sde"), noise=noise, jumps=jumps, watch=watch)
+    if name == "unipc":
+        return sample_unipc(denoise, x, sigmas, jumps=jumps, watch=watch)
+    samplers: dict[str, Sampler] = {"pndm": sample_pndm, "heun": sample_heun}
     return samplers[name](denoise, x, sigmas, watch=watch)

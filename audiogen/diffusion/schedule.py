@@ -6,11 +6,14 @@ Everything here is float64 on the CPU: a level is a number, and a comparison wit
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from audiogen.config import ScheduleConfig
 from audiogen.errors import ConfigError
+
+CLOSER = 2.5                                                     # levels where guidance acts, to those elsewhere
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,13 @@ class Grid:
         return Grid(self.sigmas[start:], self.steps[start:], float((1 + self.sigmas[start] ** 2).sqrt()), self.schedule)
 
 
-def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> Grid:
-    """The grid of n levels on which diffusers' scheduler of this kind would run a checkpoint with this config."""
+def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False,
+         interval: tuple[float, float] | None = None) -> Grid:
+    """The grid of n levels on which diffusers' scheduler of this kind would run a checkpoint with this config.
+
+    Where guidance acts in an interval of levels alone, some of Karras' levels lie on its ends, for the denoiser changes
+    abruptly there, and they lie CLOSER to each other within, as what is guided changes faster.
+    """
     schedule = NoiseSchedule.of(config)
     multistep = sampler in ("dpmpp-2m", "dpmpp-2m-sde", "unipc")
     most = config.steps - 2 * multistep                          # these divide by the distance of levels: no two may be equal
@@ -80,7 +88,12 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
     if karras:
         ends = (schedule.sigmas[-1], schedule.sigmas[0]) if multistep else (sigmas[0], sigmas[-1])
         ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-        sigmas = (ends[0] ** (1 / 7) + ramp * (ends[1] ** (1 / 7) - ends[0] ** (1 / 7))) ** 7    # Karras et al. 2022, eq. 5
+        top, bottom = (float(x) ** (1 / 7) for x in ends)
+        if interval is not None and n > 3:                       # fewer have no room for both ends
+            ramp = _crowded(n, *(min(max((top - x ** (1 / 7)) / (top - bottom), 0.0), 1.0) for x in reversed(interval)))
+        sigmas = (top + ramp * (bottom - top)) ** 7              # Karras et al. 2022, eq. 5
+        for end in interval or ():                               # and not beside it
+            sigmas = torch.where((sigmas / end - 1).abs() < 1e-9, end, sigmas)
         steps = schedule.step(sigmas)
         steps = steps.round() if multistep else steps
     ends_at_zero = sampler == "ddim" if config.final_zero is None else config.final_zero
@@ -88,6 +101,16 @@ def grid(config: ScheduleConfig, sampler: str, n: int, karras: bool = False) -> 
     plain = sampler in ("euler", "euler-a", "heun") and spacing != "leading"
     initial = float(sigmas[0]) if plain else float((1 + sigmas[0] ** 2).sqrt())
     return Grid(torch.cat([sigmas, torch.tensor([last], dtype=torch.float64)]), steps, initial, schedule)
+
+
+def _crowded(n: int, begin: float, end: float) -> Tensor:
+    """n points from 0 to 1, even but CLOSER between `begin` and `end`, of which there are two if n allows. (n,)"""
+    more = (CLOSER - 1) * (end - begin)
+    first, last = (round(x / (1 + more) * (n - 1)) for x in (begin, end + more))
+    first, last = max(first, int(begin > 0)), min(last, n - 1 - int(end < 1))
+    if first >= last:
+        return torch.linspace(0, 1, n, dtype=torch.float64)
+    return torch.from_numpy(np.interp(np.arange(n), [0, first, last, n - 1], [0.0, begin, end, 1.0]))
 
 
 def _spaced(config: ScheduleConfig, spacing: str, n: int, multistep: bool, fractional: bool) -> Tensor:

@@ -70,7 +70,8 @@ class PreferenceStage(Stage):
         self.autoencoder, self.vocoder, self.clap = autoencoder, vocoder, clap
         self.sampling = Settings().with_defaults(model.defaults)
         assert self.sampling.sampler is not None and self.sampling.steps is not None  # noqa: PT018
-        self.levels = grid(model.schedule, self.sampling.sampler, self.sampling.steps, bool(self.sampling.karras))
+        self.levels = grid(model.schedule, self.sampling.sampler, self.sampling.steps, bool(self.sampling.karras),
+                           self.sampling.guided)
         self.sigmas = NoiseSchedule.of(model.schedule).sigmas.float().to(machine.device)
 
     @torch.no_grad()
@@ -84,7 +85,8 @@ class PreferenceStage(Stage):
         draws = (normal(keys, *self.shape(), salt=salt) for salt in count(NOISE))
         x = next(draws) * self.levels.initial
         with self.machine.autocast():
-            z = sample(s.sampler, denoise, x, self.levels.sigmas, eta=s.eta, noise=draws.__next__, clip=self.model.schedule.clip)
+            z = sample(s.sampler, denoise, x, self.levels.sigmas, eta=s.eta, noise=draws.__next__, clip=self.model.schedule.clip,
+                       jumps=s.guided or ())
         return z / float((1 + self.levels.sigmas[-1] ** 2).sqrt())
 
     def shape(self) -> tuple[int, int, int]:
