@@ -20,6 +20,7 @@ from audiogen.diffusion.conditioning import Conditioning
 from audiogen.diffusion.denoiser import Denoiser
 from audiogen.diffusion.sampling import sample
 from audiogen.diffusion.schedule import NoiseSchedule, grid
+from audiogen.evaluate.embed import RunClap
 from audiogen.mel import from_image
 from audiogen.models.clap import Clap
 from audiogen.settings import Settings
@@ -30,7 +31,6 @@ from audiogen.train.examples import Drawer, Examples, normal, uniform
 from audiogen.train.stage import Losses, Machine, Stage, Weights
 from audiogen.vocode import vocode
 
-PEAK = 0.7                                                       # of what the CLAP hears, as in its training
 NOISE = 64                                                       # salts of a sampler's noise, from this one on
 
 
@@ -104,7 +104,7 @@ class PreferenceStage(Stage):
         with self.machine.autocast():
             image = self.autoencoder.decode(z / c.scale + c.shift).float()   # type: ignore[operator]
         wave = vocode(self.vocoder, from_image(image, self.model.mel), self.model.mel.hop).float()   # type: ignore[arg-type]
-        wave = wave * (PEAK / wave.abs().amax(dim=1, keepdim=True).clamp(min=1e-3))
+        wave = wave * (RunClap.peak / wave.abs().amax(dim=1, keepdim=True).clamp(min=1e-3))
         size = round(assumed.seconds * self.model.mel.sample_rate)
         pieces = F.pad(wave, (0, max(0, size - wave.shape[1]))).unfold(1, size, size // 2)   # (N, n, size)
         film = self.captions(captions).film
@@ -114,12 +114,16 @@ class PreferenceStage(Stage):
             told = F.normalize(self.clap.text(film).float(), dim=-1)         # (N, D)
         return (F.normalize(heard.view(*pieces.shape[:2], -1).mean(dim=1), dim=-1) * told).sum(dim=-1)
 
+    def several(self, examples: Examples) -> tuple[list[str], Tensor]:
+        """The caption (N,) and the key (N,) of each take."""
+        each = torch.arange(self.config.takes, device=self.machine.device)
+        keys = examples.keys(self.machine.device)[:, None] + each                      # (B, n)
+        return [c for c in examples.captions for _ in each], keys.flatten()
+
     def losses(self, examples: Examples) -> Losses:
-        n, unet = self.config.takes, self.modules["preference"]
-        captions = [c for c in examples.captions for _ in range(n)]
-        keys = (examples.keys(self.machine.device)[:, None] + torch.arange(n, device=self.machine.device)).flatten()     # (N,)
+        unet, (captions, keys) = self.modules["preference"], self.several(examples)
         z = self.takes(unet.eval(), captions, keys)
-        scores = self.scores(z, captions).view(-1, n)            # (B, n)
+        scores = self.scores(z, captions).view(-1, self.config.takes)        # (B, n)
         better = ((scores - scores.mean(dim=1, keepdim=True)) / self.config.apart).clamp(-1, 1).flatten()            # (N,)
         loss = self.departure(unet.train(), z, captions, better, keys)
         self.backward(loss)
@@ -148,9 +152,7 @@ class PreferenceStage(Stage):
     @torch.no_grad()
     def evaluate(self, examples: Examples) -> dict[str, float]:
         """How well takes of held-out clips' captions fit, by the averaged weights."""
-        n = self.config.takes
-        captions = [c for c in examples.captions for _ in range(n)]
-        keys = (examples.keys(self.machine.device)[:, None] + torch.arange(n, device=self.machine.device)).flatten()
+        captions, keys = self.several(examples)
         with self.averaged("preference") as unet:
             return {"score": float(self.scores(self.takes(unet, captions, keys), captions).mean())}
 
