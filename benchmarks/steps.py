@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from audiogen.settings import Settings
 from benchmarks.measure import Options, Row, relative, table
 
 EXACT = ("ddim", 1000, False)
@@ -29,9 +30,12 @@ def distances(options: Options) -> list[Row]:
     seconds = 0.32 if options.quick else 0.64
 
     def latents(sampler: str, steps: int, karras: bool) -> Tensor:
-        made = pipeline.generate(PROMPTS, sampler=sampler, steps=steps, karras=karras, duration=seconds, guidance=3.5,
-                                 seeds=range(len(PROMPTS)))
-        return made.latents
+        settings = pipeline.settle(Settings(sampler=sampler, steps=steps, karras=karras, duration=seconds, guidance=3.5))
+        levels, draw = pipeline.levels(settings), pipeline.noise(settings, range(len(PROMPTS)))
+        nothing = [None] * len(PROMPTS)
+        denoise = pipeline.denoiser(PROMPTS, nothing, nothing, settings, levels)
+        # all at once, which `generate` does on a GPU only: the same to 1e-4, and sooner
+        return pipeline.walk(denoise, levels, draw() * levels.initial, draw, settings)
 
     exact = latents("ddim", 20, False) if options.quick else latents(*EXACT)
     return [Row(f"{sampler}, {steps} steps{', Karras' * karras}", f"{steps} evaluations",
