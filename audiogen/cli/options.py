@@ -31,7 +31,7 @@ Steps = Annotated[int | None, typer.Option(
     "--steps", "-n", help="Sampling steps: more are slower and a little better.", show_default=THE_MODELS,
     rich_help_panel=SOUND)]
 Guidance = Annotated[float | None, typer.Option(
-    "--guidance", "-g", help="How strictly to follow the prompt; 1 is no guidance, and twice as fast.",
+    "--guidance", "-g", help="How strictly to follow the prompt; 1 is no guidance, and up to twice as fast.",
     show_default=THE_MODELS, rich_help_panel=SOUND)]
 GuidanceInterval = Annotated[str | None, typer.Option(
     metavar="LOW-HIGH", help="Noise levels between which guidance acts, like 0.3-8; elsewhere it is saved.",
