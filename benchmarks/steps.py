@@ -34,7 +34,7 @@ def distances(options: Options) -> list[Row]:
         levels, draw = pipeline.levels(settings), pipeline.noise(settings, range(len(PROMPTS)))
         nothing = [None] * len(PROMPTS)
         denoise = pipeline.denoiser(PROMPTS, nothing, nothing, settings, levels)
-        # all at once, which `generate` does on a GPU only: the same to 1e-4, and sooner
+        # all at once, which `generate` does on a GPU only: the same but for roundings, and sooner
         return pipeline.walk(denoise, levels, draw() * levels.initial, draw, settings)
 
     exact = latents("ddim", 20, False) if options.quick else latents(*EXACT)
