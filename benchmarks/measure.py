@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from audiogen.models.packed import multiplies, multiply, packs, reorder
 
@@ -89,8 +89,12 @@ def formats(options: Options) -> list[str]:
 
 
 def operations(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """A run's output, and its operations in products and convolutions; a CPU's attention is not counted."""
-    with FlopCounterMode(display=False) as counted:
+    """A run's output, and its operations in products, convolutions and attention."""
+    def attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    uncounted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}      # by PyTorch before 2.15
+    with FlopCounterMode(display=False, custom_mapping=uncounted) as counted:
         out = run()
     return out, float(counted.get_total_flops())
 

@@ -175,6 +175,7 @@ def test_debug_brings_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     (ImportError("libtorch.so: failed to map segment from shared object"), "Memory ran out"),
     (OSError(28, "No space left on device", "x.wav"), "disk is full (x.wav)"),
     (PermissionError(13, "Permission denied", "x.wav"), "Permission denied (x.wav)"),
+    (OSError("Could not load this library: torchaudio/lib/libtorchaudio.so"), "pip install --upgrade torch torchaudio"),
     (KeyboardInterrupt(), "Stopped."),
 ])
 def test_what_the_machine_refuses_is_one_sentence(

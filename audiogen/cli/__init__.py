@@ -165,6 +165,8 @@ def explain(error: Exception) -> str | None:
             errno.EACCES: f"Permission denied{place}: choose another place, or change who may use it.",
             errno.EROFS: f"The file system is read-only{place}: choose another place.",
         }.get(error.errno, f"{os.strerror(error.errno)}{place}.")
+    if isinstance(error, OSError) and "torchaudio" in str(error):            # 2.11.1 loads beside torch 2.13 or later alone
+        return "The torchaudio that is installed does not fit its torch: pip install --upgrade torch torchaudio."
     if out_of_memory(error):
         return "Memory ran out: lower --duration (or --batch-size), choose a smaller model, or use --dtype bfloat16."
     return None
