@@ -64,6 +64,7 @@ class Made:
     tag: dict[str, Any] = field(default_factory=dict)            # in the file
     entry: Entry = field(default_factory=dict)                   # in the manifest
     subtype: str | None = None                                   # of the recording that was changed
+    drafts: Sequence[int] = ()                                   # which of its drafts each is, if there were several
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ def expand(listing: Listing, base: Recipe, suffix: str, folder: Path = Path(), c
         try:
             task = read_task(row, folder)
             if task is not None:
-                settings = replace(settings, duration=None, loop=False)
-            elif settings.timeline and "duration" not in row.settings:
-                settings = replace(settings, duration=duration_of(read_timeline(row.prompt)))
+                settings = replace(settings, duration=None, loop=False, drafts=1)
+            elif settings.timeline:
+                seconds = row.settings.get("duration") or duration_of(read_timeline(row.prompt))
+                settings = replace(settings, duration=seconds, drafts=1)
             several = candidates if row.candidates is None else row.candidates
             check_candidates(several, row.prompt)
             bare = task is not None and task.change.bare
@@ -234,7 +236,7 @@ class Worker:
             found = self.pipeline.generate(
                 [r.prompt for r in recipes], recipes[0].settings, [r.seed for r in recipes],
                 negatives=[r.negative for r in recipes], says=[r.say for r in recipes], watch=watch)
-            return Made(list(found.audio), found.sample_rate)
+            return Made(list(found.audio), found.sample_rate, drafts=found.drafts)
         except AudiogenError as error:
             return error
         except (RuntimeError, MemoryError) as error:
@@ -265,7 +267,7 @@ class Worker:
             take, told = found[k], {"score": round(scores[k], 6), "candidates": item.candidates}
             tag, entry = told | {"seed": item.recipe.seed + k, "ranker": self.ranker.name}, told | {"kept": item.recipe.seed + k}
         if task is None or source is None:
-            return Made([take.audio[0]], take.sample_rate, tag, entry)
+            return Made([take.audio[0]], take.sample_rate, tag, entry, drafts=getattr(take, "drafts", ()))
         return Made([take.audio], take.sample_rate, task.tag(take.settings) | tag, entry, source.subtype)
 
     def _write(self, items: list[Item], missing: list[Item], found: "Made | Exception", size: int) -> None:
@@ -289,9 +291,10 @@ class Worker:
             write_spectrogram(path.with_suffix(".png"), mono.numpy(), found.sample_rate, item.recipe.prompt)
         dtype = str(self.pipeline.dtype).removeprefix("torch.")
         recipe = {"command": "generate", "id": item.id} | item.recipe.as_dict() | {"dtype": dtype} | found.tag
-        audio.write(path, wave, found.sample_rate, recipe, subtype=found.subtype)
+        draft = {"draft": found.drafts[index]} if found.drafts else {}
+        audio.write(path, wave, found.sample_rate, recipe | draft, subtype=found.subtype)
         manifest.sync(self.folder)
-        return {"sample_rate": found.sample_rate, "seconds": round(wave.shape[-1] / found.sample_rate, 6)} | found.entry
+        return {"sample_rate": found.sample_rate, "seconds": round(wave.shape[-1] / found.sample_rate, 6)} | draft | found.entry
 
 
 def _free_memory() -> None:

@@ -61,9 +61,14 @@ class Model:
     def vocoder(self) -> HifiGan | Vocos:
         return self.readers["vocoder"]()
 
+    @cached_property
+    def clap(self) -> Clap | None:
+        """The CLAP beside the text encoder, where there is one."""
+        return self.readers["clap"]() if "clap" in self.readers else None
+
     def read(self) -> None:
-        """Read all but the text encoder, if it is not yet read; raises CheckpointError."""
-        for name in self.readers.keys() - {"text"}:
+        """Read what every sound needs but the text encoder, if it is not yet read; raises CheckpointError."""
+        for name in self.readers.keys() - {"text", "clap"}:
             getattr(self, name)
 
     def forget_text(self) -> None:
@@ -89,8 +94,8 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
 
     readers: dict[str, Callable[[], Any]] = {
         "text": partial(load_text_encoder, text_folder, config.text, partial(read_folder, dtype=dtype), device, dtype)}
-    for name in ("unet", "autoencoder", "vocoder"):
-        readers[name] = partial(part, name, torch.float32 if name == "vocoder" else dtype)
+    for name in parts:
+        readers[name] = partial(part, name, torch.float32 if name in ("vocoder", "clap") else dtype)
     return Model(config, readers, folder.name, folder)
 
 

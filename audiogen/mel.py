@@ -3,6 +3,8 @@
 Shapes: B items, S samples, T frames, M bins, K planes.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 import torchaudio
@@ -52,6 +54,12 @@ def to_image(mel: Tensor, config: MelConfig, planes: int) -> Tensor:
         image = image.clamp(-config.clip, config.clip)
     image = image.flip(1) if config.layout == "frequency" else image.transpose(1, 2)
     return image[:, None].expand(-1, planes, -1, -1)
+
+
+def silence(config: MelConfig) -> float:
+    """What silence is in the autoencoder's image."""
+    value = (math.log(FLOOR) - config.mean) / config.std
+    return value if config.clip is None else min(max(value, -config.clip), config.clip)
 
 
 def from_image(image: Tensor, config: MelConfig) -> Tensor:

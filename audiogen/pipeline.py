@@ -3,16 +3,16 @@
 Shapes: B items, S samples, T mel frames, M bins, t x m (or m x t) latents of C channels.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audiogen import drafts
 from audiogen.checkpoint import Model
 from audiogen.diffusion.attention_edit import weighted
 from audiogen.diffusion.conditioning import Conditioning, collate
@@ -22,11 +22,11 @@ from audiogen.diffusion.sampling import Denoise, Noise, Watch, ignore, sample
 from audiogen.diffusion.schedule import Grid, grid
 from audiogen.diffusion.windows import long_noise, mixed, overlapped, tile, windowed
 from audiogen.errors import AudiogenError, SettingsError
-from audiogen.mel import Mel, from_image, to_image
-from audiogen.models.hifigan import HifiGan
+from audiogen.mel import Mel, from_image, silence, to_image
 from audiogen.models.recorded import Recorded
-from audiogen.recipe import items
+from audiogen.recipe import draft_seed, items
 from audiogen.settings import Settings, check_prompt
+from audiogen.sizes import Sizes
 from audiogen.text import AudioLdm2Speech, Pair, word_context
 from audiogen.timeline import duration_of, read_timeline, shares
 from audiogen.vocode import vocode
@@ -44,26 +44,28 @@ class Generation:
     latents: Tensor                                              # (B, C, h, w) float32, on the CPU
     settings: Settings
     seeds: list[int]
+    drafts: list[int] = field(default_factory=list)              # which of its drafts each is, of a plain prompt
 
 
-class Pipeline:
+class Pipeline(Sizes):
     """A model that generates. If it is used `once`, for a prompt or two, its text encoder's memory is given back."""
 
     def __init__(self, model: Model, device: str, dtype: torch.dtype, once: bool = False):
-        self.model, self.config = model, model.config
+        super().__init__(model.config)
+        self.model = model
         self.device, self.dtype, self.once = device, dtype, once
         self._encoded: dict[tuple[str, str | None, str | None, bool], Pair] = {}         # the latest texts
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str] | str, settings: Settings | None = None, seeds: Sequence[int] | None = None, *,
                  seed: int = 0, count: int = 1, negatives: Sequence[str | None] | str | None = None,
-                 says: Sequence[str | None] | str | None = None, watch: Watch = ignore,
+                 says: Sequence[str | None] | str | None = None, chosen: Sequence[int] | None = None, watch: Watch = ignore,
                  **changes: float | int | str | bool) -> Generation:
         """Sounds for `prompts`, `count` takes of each, one after another.
 
         Each item's noise comes from its own seed, so its sound is the same in any batch: the takes of a prompt have `seed`,
-        `seed` + 1, ..., unless `seeds` names that of each item. `changes` are fields of Settings. Raises SettingsError for
-        what makes no sense.
+        `seed` + 1, ..., unless `seeds` names that of each item. `chosen` says which draft of each is to go on, where that
+        is known. `changes` are fields of Settings. Raises SettingsError for what makes no sense.
         """
         settings = replace(settings or Settings(), **changes).check()                      # type: ignore[arg-type]
         prompts, negatives, says, seeds = items(prompts, negatives, says, seeds, seed, count)
@@ -76,9 +78,38 @@ class Pipeline:
         made, parts = [], len(prompts) // size
         for i in range(parts):
             some = slice(i * size, (i + 1) * size)
-            denoise = self.denoiser([check_prompt(p) for p in prompts[some]], negatives[some], says[some], settings, levels)
-            made.append(self.finish(self.long(denoise, settings), levels, settings, seeds[some], part(watch, i, parts)))
+            denoise = self.long(self.denoiser([check_prompt(p) for p in prompts[some]], negatives[some], says[some], settings,
+                                              levels), settings)
+            begun: list[Tensor] = []
+            which = list(chosen[some]) if chosen is not None else [0] * size
+            if chosen is None and (settings.drafts or 1) > 1:
+                plain = [read_weights(p).prompt for p in prompts[some]]
+                cond, _ = self.condition(plain, negatives[some], says[some], (settings.guidance or 1) > 1)
+                which, begun = self._choose(denoise, levels, settings, cond.film, seeds[some])
+            noise_seeds = [draft_seed(seed, k) for seed, k in zip(seeds[some], which, strict=True)]
+            one = self.finish(drafts.known(denoise, begun), levels, settings, noise_seeds, part(watch, i, parts))
+            made.append(replace(one, seeds=seeds[some], drafts=which if (settings.drafts or 1) > 1 or chosen is not None else []))
         return joined(made)
+
+    def _choose(self, denoise: Denoise, levels: Grid, settings: Settings, film: Tensor | None,
+                seeds: Sequence[int]) -> tuple[list[int], list[Tensor]]:
+        """Which draft of each sound goes on, by the film (B, W) of its text, and the guesses that led to it."""
+        clap, shape, mel = self.model.clap, self.config.clap, self.config.mel
+        if clap is None or shape is None or film is None:
+            raise SettingsError(f"The model '{self.model.name}' has no CLAP of its own to choose among drafts: use --drafts 1.")
+        window = round(shape.seconds * mel.sample_rate / mel.hop)
+
+        def begin(k: int) -> list[Tensor]:
+            guesses: list[Tensor] = []
+            draw = self.noise(settings, [draft_seed(seed, k) for seed in seeds])
+            self.walk(drafts.kept(denoise, guesses), drafts.beginning(levels), draw() * levels.initial, draw, settings)
+            return guesses
+
+        def fit(guess: Tensor) -> Tensor:
+            return drafts.fit(clap, self._image(guess, settings.loop), film, window, silence(mel))
+
+        assert settings.drafts is not None
+        return drafts.choose(begin, fit, settings.drafts, self.config.defaults.fits)
 
     def _in_time(self, prompts: Sequence[str], settings: Settings, seeds: list[int], negatives: list[str | None],
                  says: list[str | None], watch: Watch) -> Generation:
@@ -87,7 +118,7 @@ class Pipeline:
         ends = {duration_of(segments) for segments in told}
         if len(ends) > 1:
             raise SettingsError("Timelines of several lengths cannot be made at once; make them one by one.")
-        settings = self.settle(replace(settings, duration=settings.duration or ends.pop()).check())
+        settings = self.settle(replace(settings, duration=settings.duration or ends.pop(), drafts=1).check())
         levels, made = self.levels(settings), []
         for i, segments in enumerate(told):
             parts = [self.denoiser([s.prompt], [negatives[i]], [says[i]], settings, levels) for s in segments]
@@ -218,6 +249,11 @@ class Pipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor, loop: bool = False) -> Tensor:
         """Latents (B, C, h, w) -> waves (B, S) float32 in [-1, 1], on the CPU; those of a loop wrap around in time"""
+        image = self._image(latents, loop)
+        return vocode(self.model.vocoder, from_image(image, self.config.mel), self.config.mel.hop, loop).float().cpu()
+
+    def _image(self, latents: Tensor, loop: bool) -> Tensor:
+        """Latents (B, C, h, w) -> the autoencoder's images, float32"""
         c, autoencoder = self.config.autoencoder, self.model.autoencoder
         tiling = tile(latents.shape[self.axis], self.window, loop)
 
@@ -225,8 +261,7 @@ class Pipeline:
             return autoencoder.decode(z.to(self.device, self.dtype)).float()
 
         with wrapping(autoencoder, self.axis) if loop and len(tiling.starts) == 1 else nullcontext():
-            image = overlapped(decoded, latents / c.scale + c.shift, tiling, self.axis, (1, c.factor))
-        return vocode(self.model.vocoder, from_image(image, self.config.mel), self.config.mel.hop, loop).float().cpu()
+            return overlapped(decoded, latents / c.scale + c.shift, tiling, self.axis, (1, c.factor))
 
     @torch.inference_mode()
     def encode(self, wave: Tensor) -> Tensor:
@@ -248,50 +283,6 @@ class Pipeline:
         """Waves (B, S) at the model's rate through autoencoder and vocoder, without any diffusion: (B, S)"""
         return self.decode(self.encode(wave))[:, : wave.shape[-1]]
 
-    @property
-    def axis(self) -> int:
-        """Of latents and images (B, C, h, w), the one that is time."""
-        return 2 if self.config.mel.layout == "time" else 3
-
-    @property
-    def step(self) -> int:
-        """Samples of a latent frame."""
-        return self.config.mel.hop * self.config.autoencoder.factor
-
-    @property
-    def turn(self) -> int:
-        """Latent frames by which the U-Net can turn a loop around: those of one frame of its smallest map."""
-        return 2 ** (len(self.config.unet.channels) - 1)
-
-    @property
-    def window(self) -> int:
-        """Latent frames that the U-Net takes at once, at most."""
-        seconds = max(self.config.defaults.longest, self.config.defaults.window or 0)
-        return max(1, math.ceil(round(seconds * self.config.mel.sample_rate / self.step / self.turn, 3))) * self.turn
-
-    def samples(self, settings: Settings) -> int:
-        """S: samples of a sound of this duration, or of the loop that is nearest to it."""
-        count = settings.duration * self.config.mel.sample_rate                  # type: ignore[operator]
-        if settings.loop:
-            return max(1, round(count / (self.step * self.turn))) * self.step * self.turn
-        return int(count)
-
-    def latent_shape(self, settings: Settings) -> tuple[int, int, int]:
-        """(C, h, w) of one item: enough frames for the duration, in the layout of the model."""
-        mel, factor = self.config.mel, self.config.autoencoder.factor
-        seconds = max(settings.duration or 0, self.config.defaults.window or 0)
-        frames = math.ceil(int(seconds / (mel.hop / mel.sample_rate)) / factor) * factor      # as the published pipelines count
-        while self._wave_length(frames) < self.samples(settings):
-            frames += factor
-        t, m = max(frames, factor) // factor, mel.bins // factor
-        if settings.loop:
-            t = self.samples(settings) // self.step
-        return (self.config.unet.in_channels, *((t, m) if mel.layout == "time" else (m, t)))
-
-    def _wave_length(self, frames: int) -> int:
-        vocoder = self.model.vocoder
-        return vocoder.length(frames) if isinstance(vocoder, HifiGan) else frames * self.config.mel.hop
-
 
 def part(watch: Watch, i: int, n: int) -> Watch:
     """What watches part i of n, made one after another."""
@@ -301,4 +292,4 @@ def part(watch: Watch, i: int, n: int) -> Watch:
 def joined(made: Sequence[Generation]) -> Generation:
     """Sounds of the same settings as one batch."""
     return Generation(torch.cat([g.audio for g in made]), made[0].sample_rate, torch.cat([g.latents for g in made]),
-                      made[0].settings, [seed for g in made for seed in g.seeds])
+                      made[0].settings, [seed for g in made for seed in g.seeds], [k for g in made for k in g.drafts])

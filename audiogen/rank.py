@@ -1,7 +1,6 @@
 """The best of several takes: how well a sound fits its own prompt, as a network that knows both hears it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -135,7 +134,7 @@ def candidates(make: Callable[[Recipe, Watch], Take], ranker: Ranker, recipe: Re
         def tell(done: int, total: int, k: int = k) -> None:
             watch(k * total + done, count * total)
 
-        take = make(replace(recipe, seed=recipe.seed + k), tell)
+        take = make(recipe.of(recipe.seed + k), tell)
         wave = take.audio.float().mean(dim=0)                    # (S,)
         if isinstance(take, Edited):
             wave = wave[take.painted]

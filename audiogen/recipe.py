@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from audiogen import __version__
@@ -29,6 +29,7 @@ class Recipe:
     dtype: str = "auto"
     negative: str | None = None
     say: str | None = None                                       # the words, for models that speak
+    draft: int | None = None                                     # which of the drafts went on; None: that is to be found out
 
     def check(self, bare: bool = False) -> "Recipe":
         """The same; raises SettingsError for what cannot be meant, among it an empty prompt, unless it is for a `bare` one."""
@@ -43,9 +44,14 @@ class Recipe:
             read_weights(part)
         return self
 
+    def of(self, seed: int) -> "Recipe":
+        """The same with this seed, whose drafts, if it is another, have yet to be compared."""
+        return self if seed == self.seed else replace(self, seed=seed, draft=None)
+
     def as_dict(self) -> dict[str, Any]:
         """For a tag or a script."""
         return {"prompt": self.prompt, "negative": self.negative, "say": self.say, "seed": self.seed,
+                **({} if self.draft is None else {"draft": self.draft}),
                 **self.settings.as_dict(), "model": self.model, "dtype": self.dtype, "audiogen": __version__}
 
 
@@ -54,8 +60,10 @@ def recipe_of(data: dict[str, Any], where: str) -> Recipe:
     if data.get("command", "generate") != "generate":
         raise AudioError(f"{where} was made by `audiogen {data['command']}`, and cannot be made again from it.")
     try:
-        return Recipe(str(data["prompt"]), int(data["seed"]), settings_of(data), str(data["model"]),
-                      str(data.get("dtype", "auto")), data.get("negative"), data.get("say")).check()
+        settings = settings_of({"drafts": 1} | data)             # as many as before there were any
+        draft = int(data.get("draft", 0))
+        return Recipe(str(data["prompt"]), int(data["seed"]), settings, str(data["model"]), str(data.get("dtype", "auto")),
+                      data.get("negative"), data.get("say"), draft).check()
     except (KeyError, TypeError, ValueError):
         raise AudioError(f"{where} holds a recipe that this version of audiogen cannot read.") from None
 
@@ -63,6 +71,11 @@ def recipe_of(data: dict[str, Any], where: str) -> Recipe:
 def derive_seed(seed: int, item: str) -> int:
     """An item's own seed, of 32 bits, from that of the whole list."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{item}".encode(), digest_size=4).digest(), "big")
+
+
+def draft_seed(seed: int, draft: int) -> int:
+    """The seed of a draft's noise: of the first one the sound's own."""
+    return derive_seed(seed, f"draft {draft}") if draft else seed
 
 
 def slug(text: str, limit: int = 60) -> str:

@@ -10,6 +10,7 @@ from audiogen.errors import SettingsError
 
 SAMPLERS = ("ddim", "ddpm", "pndm", "euler", "euler-a", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc")
 MAX_DURATION = 3600.0                                            # seconds
+MAX_DRAFTS = 100
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Settings:
     karras: bool | None = None                                   # Karras et al.'s spacing of noise levels
     loop: bool = False                                           # the sound repeats without a seam
     timeline: bool = False                                       # the prompt is a timeline, "0-6: rain; 6-9: thunder"
+    drafts: int | None = None                                    # beginnings that are tried until one fits the prompt
 
     def with_defaults(self, defaults: DefaultsConfig) -> "Settings":
         """Every setting decided. A sampler that was named walks its own grid, unless --karras was, too."""
-        names = ("duration", "steps", "guidance", "interval", "sampler")
+        names = ("duration", "steps", "guidance", "interval", "sampler", "drafts")
         given = {k: getattr(defaults, k) for k in names if getattr(self, k) is None}
         karras = self.karras if self.karras is not None else self.sampler is None and defaults.karras
         return replace(self, **given, karras=karras)
@@ -58,6 +60,8 @@ class Settings:
             close = difflib.get_close_matches(self.sampler, SAMPLERS, n=1)
             hint = f"did you mean '{close[0]}'? There are" if close else "there are"
             raise SettingsError(f"No sampler '{self.sampler}': {hint} {', '.join(SAMPLERS)}.")
+        if self.drafts is not None and not 1 <= self.drafts <= MAX_DRAFTS:
+            raise SettingsError(f"{self.drafts} drafts cannot be made; give 1 to {MAX_DRAFTS}.")
         for name in ("rescale", "eta"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} {getattr(self, name):g} is out of range; give 0 to 1.")

@@ -18,7 +18,7 @@ from audiogen.settings import SAMPLERS, Settings, check_prompt, settings_of
     ({"sampler": "dpmp-2m"}, "did you mean 'dpmpp-2m'"), ({"sampler": "zzz"}, "No sampler 'zzz': there are ddim, ddpm"),
     ({"rescale": 1.5}, "rescale 1.5"), ({"rescale": -0.1}, "rescale -0.1"), ({"eta": 2.0}, "eta 2"),
     ({"interval": (3.0, 1.0)}, "from noise level 3 to 1"), ({"interval": (-1.0, 1.0)}, "from noise level -1"),
-    ({"eta": math.nan}, "eta nan")])
+    ({"eta": math.nan}, "eta nan"), ({"drafts": 0}, "0 drafts"), ({"drafts": 101}, "1 to 100")])
 def test_what_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Settings(**changes).check()
@@ -33,7 +33,7 @@ def test_the_edges_are_allowed() -> None:
 def test_defaults_fill_only_what_is_not_given() -> None:
     defaults = DefaultsConfig(steps=33, guidance=2.0, sampler="heun", duration=7.0)
     filled = Settings(steps=5, eta=0.5).with_defaults(defaults)
-    assert filled == Settings(duration=7.0, steps=5, guidance=2.0, sampler="heun", eta=0.5, karras=True)
+    assert filled == Settings(duration=7.0, steps=5, guidance=2.0, sampler="heun", eta=0.5, karras=True, drafts=1)
     assert filled.with_defaults(DefaultsConfig()) == filled
 
 

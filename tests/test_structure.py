@@ -17,7 +17,7 @@ LAYERS = {
     "audiogen": 7, "audiogen.__main__": 7, "audiogen.cli": 7,
     "audiogen.batch": 6, "audiogen.recordings": 6, "audiogen.hub": 6, "audiogen.train": 6, "audiogen.evaluate": 6,
     "audiogen.pipeline": 5, "audiogen.edit": 5, "audiogen.evaluate.metrics": 5, "audiogen.evaluate.embed": 5, "audiogen.rank": 5,
-    "audiogen.checkpoint": 4, "audiogen.compat": 4,
+    "audiogen.checkpoint": 4, "audiogen.drafts": 4, "audiogen.sizes": 3, "audiogen.compat": 4,
     "audiogen.text": 3, "audiogen.encoders": 3, "audiogen.sentence": 3, "audiogen.vocode": 3, "audiogen.diffusion.denoiser": 3,
     "audiogen.diffusion.attention_edit": 3, "audiogen.diffusion.loop": 3, "audiogen.diffusion.windows": 3,
     "audiogen.models": 2, "audiogen.diffusion.schedule": 2, "audiogen.diffusion.sampling": 2, "audiogen.mel": 2,

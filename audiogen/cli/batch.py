@@ -36,6 +36,7 @@ def batch(
     seed: Annotated[int, typer.Option(
         "--seed", "-s", help="A line without a seed draws its own from this and its id.", rich_help_panel=LIST)] = 0,
     duration: options.Duration = None,
+    drafts: options.Drafts = None,
     loop: takes.Loop = None,
     candidates: takes.Candidates = 1,
     ranker: takes.RankerName = None,
@@ -63,7 +64,7 @@ def batch(
     A sound that was made with other settings is an error, unless you say --overwrite. Sounds without an id are known by
     what their line says: a line that comes in changes no other sound.
     """
-    base = wanted.change(Recipe("-", seed, Settings(), "everyday"), duration=duration, loop=loop).check()
+    base = wanted.change(Recipe("-", seed, Settings(), "everyday"), duration=duration, drafts=drafts, loop=loop).check()
     takes.Takes(candidates, ranker=ranker if candidates > 1 else None).check()
     size = _size(batch_size)
     kind = options.check_format(wanted.format) if wanted.format else "wav"

@@ -40,6 +40,7 @@ def generate(
     count: Annotated[int, typer.Option(
         "--count", "-c", help="Takes of each prompt, with seeds that follow each other.",
         rich_help_panel=options.SOUND)] = 1,
+    drafts: options.Drafts = None,
     loop: takes.Loop = None,
     timeline: takes.Timeline = None,
     candidates: takes.Candidates = 1,
@@ -65,8 +66,9 @@ def generate(
     base = _base(like or variation_of, secrets.randbelow(2**31) if seed is None and variation_of is not None else seed)
     neighbour = None if variation_of is None else _base(variation_of, None)
     each = takes.Takes(candidates, keep_all, ranker, swap, neighbour, amount, show_attention).check()
-    base = wanted.change(base, duration=duration, loop=loop, timeline=True if timeline is not None else None)
-    recipes = [replace(base, prompt=prompt, seed=base.seed + k * candidates).check()
+    base = wanted.change(base, duration=duration, drafts=drafts, loop=loop, timeline=True if timeline is not None else None)
+    base = base if drafts is None else replace(base, draft=None)
+    recipes = [replace(base.of(base.seed + k * candidates), prompt=prompt).check()
                for prompt in prompts or [base.prompt] for k in range(count)]
     told = [each.files(recipe) for recipe in recipes]
     output = Output("", wanted.spectrogram, play, wanted.quiet, wanted.as_json, show_attention, overwrite=overwrite)
@@ -99,7 +101,7 @@ def _base(like: Path | None, seed: int | None) -> Recipe:
     from audiogen.audio import read_recipe
 
     base = recipe_of(read_recipe(like), str(like))
-    return base if seed is None else replace(base, seed=seed)
+    return base if seed is None else base.of(seed)
 
 
 def warn_excess(pipeline: "Pipeline", recipe: Recipe) -> None:

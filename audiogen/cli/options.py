@@ -46,6 +46,8 @@ Karras = Annotated[bool | None, typer.Option(
     rich_help_panel=SOUND)]
 Eta = Annotated[float | None, typer.Option(
     help="0-1: noise that ddim puts back at each step.", show_default="0", rich_help_panel=SOUND)]
+Drafts = Annotated[int | None, typer.Option(
+    help="Beginnings to try, until one fits the prompt; 1 is the quickest.", show_default=THE_MODELS, rich_help_panel=SOUND)]
 Say = Annotated[str | None, typer.Option(help="The words to speak, for models of speech.", rich_help_panel=SOUND)]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=NUMERICS)]

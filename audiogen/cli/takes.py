@@ -14,7 +14,7 @@ from audiogen.cli.options import OUTPUT
 from audiogen.cli.output import ATTENTION, Output, beside
 from audiogen.errors import SettingsError
 from audiogen.prompts import check_candidates
-from audiogen.recipe import Recipe
+from audiogen.recipe import Recipe, draft_seed
 from audiogen.settings import check_prompt
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Takes:
         """What becomes a file, of a recipe."""
         if self.swap is not None:
             return [recipe, replace(recipe, prompt=self.swap).check()]
-        return [replace(recipe, seed=recipe.seed + k) for k in range(self.candidates if self.keep_all else 1)]
+        return [recipe.of(recipe.seed + k) for k in range(self.candidates if self.keep_all else 1)]
 
     def make(self, pipeline: "Pipeline", recipe: Recipe, paths: Sequence[Path], output: Output, label: str) -> None:
         """The sounds of a recipe, written to as many paths as `files` says."""
@@ -92,7 +92,7 @@ class Takes:
         with console.progress(label, output.quiet) as watch:
             made, kept = self.choose(partial(_generate, pipeline), pipeline, recipe, watch)
         for (k, told), path in zip(kept, paths, strict=True):
-            deliver(pipeline, replace(recipe, seed=recipe.seed + k), made[k], 0, path, output, began, told)
+            deliver(pipeline, recipe.of(recipe.seed + k), made[k], 0, path, output, began, told)
 
     def choose(self, make: "Callable[[Recipe, Watch], Take]", pipeline: "Pipeline", recipe: Recipe, watch: "Watch",
                judge: "Callable[[Ranker], Ranker]" = lambda ranker: ranker,
@@ -132,7 +132,7 @@ class Takes:
         from audiogen.edit.control import vary
 
         assert self.variation_of is not None
-        began, source = time.perf_counter(), replace(recipe, seed=self.variation_of.seed)
+        began, source = time.perf_counter(), replace(recipe, seed=self.variation_of.seed, draft=self.variation_of.draft)
         with console.progress(label, output.quiet) as watch:
             made = vary(pipeline, order(source), recipe.seed, self.amount, watch)
         told = {"command": "generate --variation-of", "variation_of": source.seed, "amount": self.amount}
@@ -153,19 +153,20 @@ class Takes:
 
 def _generate(pipeline: "Pipeline", recipe: Recipe, watch: "Watch") -> "Generation":
     return pipeline.generate([recipe.prompt], recipe.settings, [recipe.seed], negatives=[recipe.negative], says=[recipe.say],
-                             watch=watch)
+                             chosen=None if recipe.draft is None else [recipe.draft], watch=watch)
 
 
 def order(recipe: Recipe) -> "Order":
-    """What a recipe asks of the functions of audiogen.edit."""
+    """What a recipe asks of the functions of audiogen.edit; of drafts that were not compared, the first."""
     from audiogen.edit.paint import Order
 
-    return Order(recipe.prompt, recipe.settings, recipe.seed, recipe.negative, recipe.say)
+    return Order(recipe.prompt, recipe.settings, draft_seed(recipe.seed, recipe.draft or 0), recipe.negative, recipe.say)
 
 
 def deliver(pipeline: "Pipeline", recipe: Recipe, made: "Generation", item: int, path: Path, output: Output, began: float,
             told: dict[str, Any]) -> None:
     """Write one of the sounds that were made, with all that it depends on."""
-    full = replace(recipe, settings=made.settings, dtype=str(pipeline.dtype).removeprefix("torch."))
+    full = replace(recipe, settings=made.settings, dtype=str(pipeline.dtype).removeprefix("torch."),
+                   draft=made.drafts[item] if made.drafts else recipe.draft)
     tag = {"command": "generate"} | full.as_dict() | told
     output.deliver(path, made.audio[item], made.sample_rate, tag, time.perf_counter() - began)

@@ -63,6 +63,10 @@ class Grid:
         at = torch.nonzero(self.sigmas[:-1] == sigma).flatten()
         return self.steps[at[0]] if len(at) else self.schedule.step(sigma)
 
+    def head(self, n: int) -> "Grid":
+        """The grid's first n steps, for a sampler that stops there."""
+        return Grid(self.sigmas[: n + 1], self.steps[:n], self.initial, self.schedule)
+
     def part(self, start: int) -> "Grid":
         """The grid without its first `start` levels, for a sampler that starts from a noised input."""
         return Grid(self.sigmas[start:], self.steps[start:], float((1 + self.sigmas[start] ** 2).sqrt()), self.schedule)

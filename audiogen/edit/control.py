@@ -133,4 +133,4 @@ def attention(pipeline: Pipeline, order: Order, watch: Watch = ignore) -> tuple[
 def _untimed(settings: Settings, what: str) -> Settings:
     if settings.timeline:
         raise SettingsError(f"{what} is of a plain prompt; a timeline cannot be used here.")
-    return replace(settings)
+    return replace(settings, drafts=1)

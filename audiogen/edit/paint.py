@@ -218,7 +218,7 @@ def _begun(known: Tensor, noise: Tensor, levels: Grid, skipped: int) -> tuple[Gr
 def _settle(pipeline: Pipeline, wave: Tensor, settings: Settings) -> Settings:
     """Settings for the duration of a wave (C, S) at the model's rate."""
     seconds = wave.shape[-1] / pipeline.config.mel.sample_rate
-    return pipeline.settle(replace(settings, duration=seconds, loop=False, timeline=False))
+    return pipeline.settle(replace(settings, duration=seconds, loop=False, timeline=False, drafts=1))
 
 
 def _encode(pipeline: Pipeline, wave: Tensor, settings: Settings) -> Tensor:

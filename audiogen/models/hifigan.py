@@ -56,9 +56,10 @@ class HifiGan(nn.Module):
             x = sum(block(x) for block in self.resblocks[i * branches : (i + 1) * branches]) / branches  # type: ignore[assignment]
         return torch.tanh(self.conv_post(x))[:, 0]
 
-    def length(self, frames: int) -> int:
-        """Samples that `forward` makes of that many mel frames."""
-        for up in self.upsampler:
-            assert isinstance(up, ConvTranspose1d)
-            frames = (frames - 1) * up.stride[0] - 2 * int(up.padding[0]) + up.kernel_size[0] + up.output_padding[0]
-        return frames
+
+def length(config: VocoderConfig, frames: int) -> int:
+    """Samples that a HifiGan makes of that many mel frames."""
+    for rate, kernel in zip(config.rates, config.kernels, strict=True):
+        odd = (kernel - rate) % 2 if config.exact else 0
+        frames = (frames - 1) * rate - 2 * ((kernel - rate) // 2 + odd) + kernel + odd
+    return frames
