@@ -9,7 +9,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
 
     Reading its networks raises CheckpointError with what is missing, unexpected or of the wrong shape; ConfigError at once.
     """
-    config, parts = read_model_config(folder), locate(folder)
+    config, parts = read_usable_config(folder), locate(folder)
     text_folder = folder if compat.is_published(folder) else folder / "text"
 
     def part(name: str, dtype: torch.dtype) -> Any:
@@ -106,6 +106,12 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not (folder / "config.json").exists():
         raise CheckpointError(f"{folder} holds no model: neither config.json nor model_index.json is there.")
     return from_dict(ModelConfig, read_json(folder / "config.json"), f"{folder}/config.json")
+
+
+def read_usable_config(folder: Path) -> ModelConfig:
+    """The configuration to generate with: by default one draft, where there is no CLAP (in a run: not yet) to choose."""
+    config = read_model_config(folder)
+    return config if "clap" in locate(folder) else replace(config, defaults=replace(config.defaults, drafts=1))
 
 
 def locate(folder: Path) -> dict[str, Path]:

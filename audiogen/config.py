@@ -145,7 +145,7 @@ class DefaultsConfig:
     longest: float = 10.24                                       # seconds that the U-Net learnt; longer sounds take windows
     peak: float | None = None                                    # sounds are brought to this level; None: left as they come
     fade: float = 0.0                                            # seconds, at both ends of a sound
-    drafts: int = 1                                              # beginnings that are tried, at most, by the model's own CLAP
+    drafts: int = 1                                              # beginnings that are tried, at most, for the model's CLAP
     fits: float = 1.0                                            # its score from which a draft is good enough
 
 

@@ -1,6 +1,7 @@
 """Drafts: which goes on, that what is known is not asked again, and how they show in recipes."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 import audiogen
 from audiogen import drafts
 from audiogen.audio import read_recipe
+from audiogen.checkpoint import read_model_config, save_config
 from audiogen.diffusion.sampling import item_noise, sample
 from audiogen.edit import control, paint
 from audiogen.errors import SettingsError
@@ -163,6 +165,19 @@ def test_a_file_says_which_draft_it_is_and_makes_it_again(run: Any) -> None:
     run("generate", "--variation-of", "a.wav", "--amount", "0", "-o", "e.wav")
     e, a = Path("e.wav").read_bytes(), Path("a.wav").read_bytes()
     assert e[-8000:] == a[-8000:] or e[44:8000] == a[44:8000]    # the samples, whatever their tags
+
+
+def test_a_run_without_a_clap_has_one_until_it_has(tmp_path: Path) -> None:
+    source, folder = packaged("everyday"), tmp_path / "run"
+    assert source is not None
+    shutil.copytree(source, folder)
+    config = replace(read_model_config(source), defaults=replace(read_model_config(source).defaults, drafts=2, fits=1.0))
+    save_config(folder, config)
+    made = audiogen.load(str(folder), device="cpu").generate("a bell", FAST, seed=2)
+    (folder / "clap.safetensors").unlink()
+    bare = audiogen.load(str(folder), device="cpu").generate("a bell", FAST, seed=2)
+    assert (made.settings.drafts, bare.settings.drafts, bare.drafts) == (2, 1, [])
+    assert read_model_config(folder).defaults.drafts == 2        # what a run goes on to save
 
 
 def test_recipes_of_before_there_were_drafts_have_one() -> None:

@@ -109,13 +109,13 @@ def _run(read: Callable[[], Listing], expand: Callable[[Listing, Recipe], "tuple
     """Make the list; returns how many of its sounds and lines failed."""
     from audiogen import batch as work
     from audiogen import distributed, manifest
-    from audiogen.checkpoint import read_model_config
+    from audiogen.checkpoint import read_usable_config
 
     def prepare() -> "Plan":
         listing = read()
         if listing.unused:
             console.note(f"Note: columns without a meaning here: {', '.join(listing.unused)}.", show.quiet)
-        config = read_model_config(options.fetch(base.model, show.quiet))
+        config = read_usable_config(options.fetch(base.model, show.quiet))
         full = replace(base, settings=base.settings.with_defaults(config.defaults))
         items, faults = expand(listing, full)
         options.prepare_folder(out)
