@@ -13,7 +13,7 @@ from torch import Tensor
 from audiogen.config import ScheduleConfig
 from audiogen.errors import ConfigError
 
-CLOSER = 4.0                                                     # levels where guidance acts, to those elsewhere
+CLOSER = 2.5                                                     # levels where guidance acts, to those elsewhere
 
 
 @dataclass(frozen=True)
