@@ -106,7 +106,7 @@ class WordMap:
 
 @torch.inference_mode()
 def attention(pipeline: Pipeline, order: Order, watch: Watch = ignore) -> tuple[Generation, list[WordMap]]:
-    """A sound, just as `generate` makes it, and the cross-attention map of each word of its prompt.
+    """A sound, just as `generate` makes it of one draft, and the cross-attention map of each word of its prompt.
 
     A word has the attention of all its tokens; that of punctuation, of tokens without a word and of padding is left out.
     Raises SettingsError for a model that sees a prompt as a whole, and for a sound that is longer than its window.

@@ -65,7 +65,7 @@ def edit(pipeline: Pipeline, wave: Tensor, rate: int, order: Order, strength: fl
     """Make a recording sound like the prompt (SDEdit: Meng et al. 2022).
 
     Noise is put on its latents up to a share `strength` of the steps, and taken off again. 0 gives its reconstruction, 1
-    what `generate` makes of the seed. Raises SettingsError for a strength outside 0-1.
+    what `generate` makes of the seed in one draft. Raises SettingsError for a strength outside 0-1.
     """
     check_share(strength, "strength")
     order = replace(order, prompt=check_prompt(order.prompt))
