@@ -32,6 +32,7 @@ from audiogen.timeline import duration_of, read_timeline, shares
 from audiogen.vocode import vocode
 from audiogen.words import Weighted, read_weights, token_weights
 
+Texts = list[str | None]                                         # of items: what to keep away from, what to say
 LATEST = 16                                                      # texts whose encodings are kept
 
 
@@ -72,28 +73,28 @@ class Pipeline(Sizes):
         if settings.timeline:
             return self._in_time(prompts, settings, seeds, negatives, says, watch)
         settings = self.settle(settings)
-        levels = self.levels(settings)
+        levels, prompts = self.levels(settings), [check_prompt(p) for p in prompts]
         # a CPU adds up in an order that depends on the size of a product: there each is made as if it were alone
         size = 1 if self.device == "cpu" else len(prompts)
         made, parts = [], len(prompts) // size
         for i in range(parts):
             some = slice(i * size, (i + 1) * size)
-            denoise = self.long(self.denoiser([check_prompt(p) for p in prompts[some]], negatives[some], says[some], settings,
-                                              levels), settings)
+            texts = prompts[some], negatives[some], says[some]
+            denoise = self.long(self.denoiser(*texts, settings, levels), settings)
+            which: list[int] = list(chosen[some]) if chosen else []
             begun: list[Tensor] = []
-            which = list(chosen[some]) if chosen is not None else [0] * size
-            if chosen is None and (settings.drafts or 1) > 1:
-                plain = [read_weights(p).prompt for p in prompts[some]]
-                cond, _ = self.condition(plain, negatives[some], says[some], (settings.guidance or 1) > 1)
-                which, begun = self._choose(denoise, levels, settings, cond.film, seeds[some])
-            noise_seeds = [draft_seed(seed, k) for seed, k in zip(seeds[some], which, strict=True)]
-            one = self.finish(drafts.known(denoise, begun), levels, settings, noise_seeds, part(watch, i, parts))
-            made.append(replace(one, seeds=seeds[some], drafts=which if (settings.drafts or 1) > 1 or chosen is not None else []))
+            if not chosen and (settings.drafts or 1) > 1:
+                which, begun = self._choose(denoise, levels, settings, texts, seeds[some])
+            noise = [draft_seed(seed, k) for seed, k in zip(seeds[some], which or [0] * size, strict=True)]
+            one = self.finish(drafts.known(denoise, begun), levels, settings, noise, part(watch, i, parts))
+            made.append(replace(one, seeds=seeds[some], drafts=which))
         return joined(made)
 
-    def _choose(self, denoise: Denoise, levels: Grid, settings: Settings, film: Tensor | None,
+    def _choose(self, denoise: Denoise, levels: Grid, settings: Settings, texts: tuple[list[str], Texts, Texts],
                 seeds: Sequence[int]) -> tuple[list[int], list[Tensor]]:
-        """Which draft of each sound goes on, by the film (B, W) of its text, and the guesses that led to it."""
+        """Which draft of each sound goes on, and the guesses (B, C, h, w) that led to it."""
+        plain, guided = [read_weights(prompt).prompt for prompt in texts[0]], (settings.guidance or 1) > 1
+        film = self.condition(plain, texts[1], texts[2], guided)[0].film                   # (B, W)
         clap, shape, mel = self.model.clap, self.config.clap, self.config.mel
         if clap is None or shape is None or film is None:
             raise SettingsError(f"The model '{self.model.name}' has no CLAP of its own to choose among drafts: use --drafts 1.")

@@ -130,9 +130,8 @@ def test_a_batch_chooses_as_its_items_do(everyday: Pipeline) -> None:
     settings = everyday.settle(replace(FAST, drafts=3))
     levels = everyday.levels(settings)
     none: list[str | None] = [None] * 3
-    film = everyday.condition(prompts, none, none, True)[0].film
     denoise = everyday.denoiser(prompts, none, none, settings, levels)
-    which, guesses = everyday._choose(denoise, levels, settings, film, seeds)
+    which, guesses = everyday._choose(denoise, levels, settings, (prompts, none, none), seeds)
     assert which == alone.drafts
     assert len(guesses) == 2                                     # at levels 84 and 8
     assert guesses[0].shape == (3, *everyday.latent_shape(settings))
