@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from conftest import normal, tiny
 from torch import Tensor
@@ -162,8 +163,7 @@ def test_a_file_says_which_draft_it_is_and_makes_it_again(run: Any) -> None:
     assert (other["drafts"], "draft" in other) == (1, False)
     assert Path("d.wav").read_bytes() != Path("a.wav").read_bytes()
     run("generate", "--variation-of", "a.wav", "--amount", "0", "-o", "e.wav")
-    e, a = Path("e.wav").read_bytes(), Path("a.wav").read_bytes()
-    assert e[-8000:] == a[-8000:] or e[44:8000] == a[44:8000]    # the samples, whatever their tags
+    assert (soundfile.read("e.wav")[0] == soundfile.read("a.wav")[0]).all()          # whatever their tags
 
 
 def test_a_run_without_a_clap_has_one_until_it_has(tmp_path: Path) -> None:
