@@ -87,7 +87,7 @@ def test_a_sampler_that_is_told_what_it_knows_comes_to_the_same(name: str) -> No
 
 
 def test_a_draft_ends_where_it_is_compared(everyday: Pipeline) -> None:
-    for steps, count in ((10, 3), (4, 2), (2, 2), (1, 1)):
+    for steps, count in ((10, 4), (9, 4), (4, 3), (2, 2), (1, 1)):
         levels = everyday.levels(everyday.settle(Settings(steps=steps)))
         head = drafts.beginning(levels)
         assert len(head.steps) == count
@@ -134,7 +134,7 @@ def test_a_batch_chooses_as_its_items_do(everyday: Pipeline) -> None:
     denoise = everyday.denoiser(prompts, none, none, settings, levels)
     which, guesses = everyday._choose(denoise, levels, settings, (prompts, none, none), seeds)
     assert which == alone.drafts
-    assert len(guesses) == 2                                     # at levels 84 and 8
+    assert len(guesses) == 3                                     # at levels 84, 8 and 0.3
     assert guesses[0].shape == (3, *everyday.latent_shape(settings))
 
 
