@@ -29,7 +29,7 @@ class Recipe:
     dtype: str = "auto"
     negative: str | None = None
     say: str | None = None                                       # the words, for models that speak
-    draft: int | None = None                                     # which of the drafts went on; None: that is to be found out
+    draft: int | None = None                                     # which of the drafts went on; None: there is one, or none yet
 
     def check(self, bare: bool = False) -> "Recipe":
         """The same; raises SettingsError for what cannot be meant, among it an empty prompt, unless it is for a `bare` one."""
@@ -61,7 +61,7 @@ def recipe_of(data: dict[str, Any], where: str) -> Recipe:
         raise AudioError(f"{where} was made by `audiogen {data['command']}`, and cannot be made again from it.")
     try:
         settings = settings_of({"drafts": 1} | data)             # as many as before there were any
-        draft = int(data.get("draft", 0))
+        draft = int(data["draft"]) if "draft" in data else None
         return Recipe(str(data["prompt"]), int(data["seed"]), settings, str(data["model"]), str(data.get("dtype", "auto")),
                       data.get("negative"), data.get("say"), draft).check()
     except (KeyError, TypeError, ValueError):

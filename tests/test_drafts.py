@@ -181,8 +181,16 @@ def test_a_run_without_a_clap_has_one_until_it_has(tmp_path: Path) -> None:
 
 def test_recipes_of_before_there_were_drafts_have_one() -> None:
     old = recipe_of({"prompt": "rain", "seed": 3, "model": "everyday"}, "x.wav")
-    assert (old.settings.drafts, old.draft) == (1, 0)
-    assert (old.of(3).draft, old.of(4).draft) == (0, None)
+    assert (old.settings.drafts, old.draft) == (1, None)
+    told = recipe_of({"prompt": "rain", "seed": 3, "model": "everyday", "drafts": 2, "draft": 1}, "x.wav")
+    assert (told.of(3).draft, told.of(4).draft) == (1, None)
+
+
+def test_a_sound_of_one_draft_is_made_again_byte_for_byte(run: Any) -> None:
+    run("generate", "rain", *QUICK, "--seed", "5", "-o", "a.wav")
+    assert read_recipe(Path("a.wav"))["drafts"] == 1             # the default
+    run("generate", "--like", "a.wav", "--device", "cpu", "-o", "b.wav")
+    assert Path("b.wav").read_bytes() == Path("a.wav").read_bytes()
 
 
 def test_a_batch_makes_what_generate_makes(run: Any) -> None:
