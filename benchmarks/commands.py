@@ -156,7 +156,7 @@ def command(options: Options) -> str:
         Row(f"`audiogen generate`, {length} s clip, cold", duration(sorted(m.seconds for m in made)[len(made) // 2]),
             note=f"{max(m.gigabytes for m in made):.2f} GB at most"),
         Row(f"generate, {length} s clip, loaded and warm", duration(warm[len(warm) // 2]),
-            note=f"in Python; {duration(warm[0])} to {duration(warm[-1])}, median of {len(warm)} prompts of one draft or more"),
+            note=f"in Python; {duration(warm[0])} to {duration(warm[-1])}, median of {len(warm)} prompts"),
         Row(f"`audiogen batch`, {lines} prompts of {length} s", f"{60 * count / batch.seconds:.0f} clips a minute",
             note=f"start-up included; {batch.gigabytes:.2f} GB at most")])
 
