@@ -138,6 +138,7 @@ class DefaultsConfig:
     steps: int = 25                                              # nearly as near to endless ones as 200 of DDIM
     guidance: float = 3.5
     interval: tuple[float, float] | None = None                  # noise levels between which guidance acts; None: at all
+    slow: float = 1.0                                            # share of guidance that acts on what hardly changes
     sampler: str = "unipc"
     karras: bool = True                                          # of that sampler: one that is named has its own grid
     duration: float = 10.24                                      # seconds

@@ -60,7 +60,7 @@ def recipe_of(data: dict[str, Any], where: str) -> Recipe:
     if data.get("command", "generate") != "generate":
         raise AudioError(f"{where} was made by `audiogen {data['command']}`, and cannot be made again from it.")
     try:
-        settings = settings_of({"drafts": 1} | data)             # as many as before there were any
+        settings = settings_of({"drafts": 1, "slow": 1.0} | data)          # as before there were any
         draft = int(data["draft"]) if "draft" in data else None
         return Recipe(str(data["prompt"]), int(data["seed"]), settings, str(data["model"]), str(data.get("dtype", "auto")),
                       data.get("negative"), data.get("say"), draft).check()

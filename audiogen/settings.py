@@ -23,6 +23,7 @@ class Settings:
     sampler: str | None = None
     interval: tuple[float, float] | None = None                  # noise levels sigma, from - to, at which guidance acts
     rescale: float = 0.0                                         # of guidance, 0-1
+    slow: float | None = None                                    # share of guidance, 0-1, that acts on what hardly changes
     eta: float = 0.0                                             # noise put back by ddim, 0-1
     karras: bool | None = None                                   # Karras et al.'s spacing of noise levels
     loop: bool = False                                           # the sound repeats without a seam
@@ -31,7 +32,7 @@ class Settings:
 
     def with_defaults(self, defaults: DefaultsConfig) -> "Settings":
         """Every setting decided. A sampler that was named walks its own grid, unless --karras was, too."""
-        names = ("duration", "steps", "guidance", "interval", "sampler", "drafts")
+        names = ("duration", "steps", "guidance", "interval", "slow", "sampler", "drafts")
         given = {k: getattr(defaults, k) for k in names if getattr(self, k) is None}
         karras = self.karras if self.karras is not None else self.sampler is None and defaults.karras
         return replace(self, **given, karras=karras)
@@ -62,9 +63,9 @@ class Settings:
             raise SettingsError(f"No sampler '{self.sampler}': {hint} {', '.join(SAMPLERS)}.")
         if self.drafts is not None and not 1 <= self.drafts <= MAX_DRAFTS:
             raise SettingsError(f"{self.drafts} drafts cannot be made; give 1 to {MAX_DRAFTS}.")
-        for name in ("rescale", "eta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name} {getattr(self, name):g} is out of range; give 0 to 1.")
+        for name, value in (("rescale", self.rescale), ("eta", self.eta), ("slow", self.slow)):
+            if value is not None and not 0 <= value <= 1:
+                raise SettingsError(f"{name} {value:g} is out of range; give 0 to 1.")
         return self
 
 

@@ -1,10 +1,17 @@
 """How long and how large sounds, mels and latents of a model are."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
 
 from audiogen.config import ModelConfig
+from audiogen.diffusion.loop import moving_mean
 from audiogen.models.hifigan import length
 from audiogen.settings import Settings
+
+MOMENT = 0.4                                                     # seconds: what stays as long is steady
 
 
 class Sizes:
@@ -27,6 +34,12 @@ class Sizes:
     def turn(self) -> int:
         """Latent frames by which the U-Net can turn a loop around: those of one frame of its smallest map."""
         return 2 ** (len(self.config.unet.channels) - 1)
+
+    def lasting(self, settings: Settings) -> Callable[[Tensor], Tensor]:
+        """Takes what hardly changes in latents (B, C, h, w): their mean over MOMENT; over the seam of a loop of one window."""
+        frames = 2 * round(MOMENT / 2 * self.config.mel.sample_rate / self.step) + 1
+        around = settings.loop and self.latent_shape(settings)[self.axis - 1] <= self.window
+        return partial(moving_mean, frames=frames, axis=self.axis, around=around)
 
     @property
     def window(self) -> int:

@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--interval", type=float, nargs=2, metavar=("FROM", "TO"), help="noise levels where it acts")
     parser.add_argument("--rescale", type=float)
+    parser.add_argument("--slow", type=float, help="share of guidance that acts on what hardly changes")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--duration", type=float)
     parser.add_argument("--recordings", type=Path, metavar="CORPUS", help="score recordings instead")
@@ -161,7 +162,8 @@ def main() -> None:
         if args.sounds is None:
             parser.error("name a folder for the sounds of --model")
         make(args.sounds, prompts, args.model, range(args.seed, args.seed + args.takes), guidance=args.guidance,
-             rescale=args.rescale, steps=args.steps, duration=args.duration, interval=args.interval and tuple(args.interval))
+             rescale=args.rescale, slow=args.slow, steps=args.steps, duration=args.duration,
+             interval=args.interval and tuple(args.interval))
     sounds = generated(args.sounds, prompts) if args.sounds else \
         recordings(args.recordings, prompts, args.each, args.seed)
     if args.ranker:

@@ -10,6 +10,7 @@ from torch import Tensor
 from audiogen.config import ScheduleConfig, UNetConfig
 from audiogen.diffusion.conditioning import Conditioning
 from audiogen.diffusion.denoiser import Denoiser, inpaint, to_clean
+from audiogen.diffusion.loop import moving_mean
 from audiogen.diffusion.schedule import NoiseSchedule
 from audiogen.models.unet import UNet
 
@@ -68,6 +69,21 @@ def test_rescaling_keeps_the_conditional_spread(unet: UNet) -> None:
     assert not torch.allclose(spread(guided), spread(alone), rtol=1e-2)
     half = denoise(unet, AWAY, 8.0, rescale=0.5)
     assert relative(half, (guided + denoise(unet, AWAY, 8.0, rescale=1.0)) / 2) < 1e-5
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_slow_guidance_acts_less_on_what_lasts(unet: UNet, axis: int) -> None:
+    """What guidance adds is its lasting part, of which a share counts, and the rest."""
+    def lasting(x: Tensor) -> Tensor:
+        return moving_mean(x, 5, axis, around=False)
+
+    alone, guided = denoise(unet, None, 1.0), denoise(unet, AWAY, 3.0)
+    assert torch.equal(denoise(unet, AWAY, 3.0, slow=1.0, lasting=lasting), guided)
+    slower = denoise(unet, AWAY, 3.0, slow=0.4, lasting=lasting)
+    assert relative(slower, guided - 0.6 * lasting(guided - alone)) < 1e-5
+    assert relative(slower, guided) > 1e-3
+    none = denoise(unet, AWAY, 3.0, slow=0.0, lasting=lambda x: x)
+    assert relative(none, alone) < 1e-5
 
 
 def test_predictions_of_one_model_agree() -> None:

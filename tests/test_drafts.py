@@ -181,7 +181,7 @@ def test_a_run_without_a_clap_has_one_until_it_has(tmp_path: Path) -> None:
 
 def test_recipes_of_before_there_were_drafts_have_one() -> None:
     old = recipe_of({"prompt": "rain", "seed": 3, "model": "everyday"}, "x.wav")
-    assert (old.settings.drafts, old.draft) == (1, None)
+    assert (old.settings.drafts, old.draft, old.settings.slow) == (1, None, 1.0)
     told = recipe_of({"prompt": "rain", "seed": 3, "model": "everyday", "drafts": 2, "draft": 1}, "x.wav")
     assert (told.of(3).draft, told.of(4).draft) == (1, None)
 

@@ -18,7 +18,7 @@ from audiogen.settings import SAMPLERS, Settings, check_prompt, settings_of
     ({"sampler": "dpmp-2m"}, "did you mean 'dpmpp-2m'"), ({"sampler": "zzz"}, "No sampler 'zzz': there are ddim, ddpm"),
     ({"rescale": 1.5}, "rescale 1.5"), ({"rescale": -0.1}, "rescale -0.1"), ({"eta": 2.0}, "eta 2"),
     ({"interval": (3.0, 1.0)}, "from noise level 3 to 1"), ({"interval": (-1.0, 1.0)}, "from noise level -1"),
-    ({"eta": math.nan}, "eta nan"), ({"drafts": 0}, "0 drafts"), ({"drafts": 101}, "1 to 100")])
+    ({"eta": math.nan}, "eta nan"), ({"slow": 1.1}, "slow 1.1"), ({"drafts": 0}, "0 drafts"), ({"drafts": 101}, "1 to 100")])
 def test_what_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Settings(**changes).check()
@@ -33,7 +33,7 @@ def test_the_edges_are_allowed() -> None:
 def test_defaults_fill_only_what_is_not_given() -> None:
     defaults = DefaultsConfig(steps=33, guidance=2.0, sampler="heun", duration=7.0)
     filled = Settings(steps=5, eta=0.5).with_defaults(defaults)
-    assert filled == Settings(duration=7.0, steps=5, guidance=2.0, sampler="heun", eta=0.5, karras=True, drafts=1)
+    assert filled == Settings(duration=7.0, steps=5, guidance=2.0, sampler="heun", eta=0.5, karras=True, drafts=1, slow=1.0)
     assert filled.with_defaults(DefaultsConfig()) == filled
 
 
@@ -48,7 +48,7 @@ def test_levels_after_karras_come_with_the_models_own_sampler_only() -> None:
 
 def test_a_stored_recipe_gives_its_settings_back() -> None:
     settings = Settings(duration=2.5, steps=9, guidance=3.0, sampler="unipc", interval=(0.3, 8.0), rescale=0.2,
-                        karras=True)
+                        slow=0.4, karras=True)
     assert settings_of({**settings.as_dict(), "prompt": "rain", "seed": 3}) == settings
     assert settings_of(json.loads(json.dumps(settings.as_dict()))) == settings
     with pytest.raises(SettingsError):

@@ -8,7 +8,7 @@ from conftest import normal, redraw, relative, tiny
 from torch import Tensor
 
 from audiogen.config import MelConfig, VocoderConfig
-from audiogen.diffusion.loop import wrapping
+from audiogen.diffusion.loop import moving_mean, wrapping
 from audiogen.diffusion.windows import STREAM, Tiling, along, held, long_noise, overlapped, tile, windowed
 from audiogen.errors import SettingsError
 from audiogen.models.vocos import Vocos
@@ -151,11 +151,12 @@ def test_reach_is_no_longer_than_it_has_to_be() -> None:
         assert heard.max() - heard.min() > n / 3
 
 
+@pytest.mark.parametrize("slow", [1.0, 0.4])
 @pytest.mark.parametrize("name", ["audioldm2-tiny", "auffusion-tiny"])
-def test_a_loop_may_begin_anywhere(name: str) -> None:
+def test_a_loop_may_begin_anywhere(name: str, slow: float) -> None:
     """Rotating the noise by as much as the U-Net can turn rotates latents and sound, which have no beginning."""
     pipe = short_sighted(name, 10.24)
-    settings = pipe.settle(replace(FAST, duration=1.0, loop=True))
+    settings = pipe.settle(replace(FAST, duration=1.0, loop=True, slow=slow))
     levels, draw = pipe.levels(settings), pipe.noise(settings, [3])
     assert pipe.samples(settings) % (pipe.step * pipe.turn) == 0
 
@@ -188,6 +189,28 @@ def test_a_loop_has_no_seam(name: str, duration: float) -> None:
     assert spectra[0] <= max(spectra[1:])
     rising = wave + torch.linspace(0, 3, len(wave))              # one whose end is elsewhere than its beginning
     assert jump(rising, 0) > max(jump(rising, k) for k in range(640, len(wave), 640))
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_moving_mean(axis: int) -> None:
+    x = normal(2, 3, 8, 8)
+    lines, mean = x.transpose(axis, 3), moving_mean(x, 5, axis, around=False).transpose(axis, 3)
+    for i in range(8):                                           # of the frames there are
+        assert torch.allclose(mean[..., i], lines[..., max(0, i - 2) : i + 3].mean(dim=-1), atol=1e-6)
+    ring = moving_mean(x, 5, axis, around=True)
+    assert torch.allclose(ring, sum(x.roll(k, axis) for k in range(-2, 3)) / 5, atol=1e-6)
+    assert torch.allclose(ring.transpose(axis, 3)[..., 2:-2], mean[..., 2:-2], atol=1e-6)
+    assert not torch.allclose(ring.transpose(axis, 3)[..., :2], mean[..., :2], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["audioldm2-tiny", "auffusion-tiny"])
+def test_what_lasts_goes_round_in_a_loop_of_one_window_alone(name: str) -> None:
+    pipe = short_sighted(name, 1.28)
+    for seconds, loop, around in ((1.0, True, True), (1.0, False, False), (2.56, True, False)):
+        settings = pipe.settle(replace(FAST, duration=seconds, loop=loop))
+        x = normal(1, *pipe.latent_shape(settings))
+        expected = moving_mean(x, 1 + 2 * round(0.2 * 16_000 / pipe.step), pipe.axis, around)      # 0.4 s, about its middle
+        assert torch.equal(pipe.lasting(settings)(x), expected)
 
 
 def jumps(wave: Tensor) -> Tensor:

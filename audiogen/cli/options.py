@@ -38,6 +38,9 @@ GuidanceInterval = Annotated[str | None, typer.Option(
     show_default=THE_MODELS, rich_help_panel=SOUND)]
 GuidanceRescale = Annotated[float | None, typer.Option(
     help="0-1: tames the loudness that strong guidance brings.", show_default="0", rich_help_panel=SOUND)]
+GuidanceSlow = Annotated[float | None, typer.Option(
+    help="0-1: share of the guidance that acts on what hardly changes within 0.4 s, the sound's colour; 1 is all of it.",
+    show_default=THE_MODELS, rich_help_panel=SOUND)]
 Sampler = Annotated[str | None, typer.Option(
     help="ddim, ddpm, pndm, euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde or unipc.", show_default=THE_MODELS,
     rich_help_panel=SOUND)]
@@ -105,14 +108,14 @@ class Wanted:
 
 def wanted(
     model: Model = None, negative: Negative = None, steps: Steps = None, guidance: Guidance = None,
-    guidance_interval: GuidanceInterval = None, guidance_rescale: GuidanceRescale = None, sampler: Sampler = None,
-    karras: Karras = None, eta: Eta = None, say: Say = None,
+    guidance_interval: GuidanceInterval = None, guidance_rescale: GuidanceRescale = None,
+    guidance_slow: GuidanceSlow = None, sampler: Sampler = None, karras: Karras = None, eta: Eta = None, say: Say = None,
     device: Device = "auto", dtype: DType = None, offline: Offline = False, format: Format = None,
     spectrogram: Spectrogram = False, quiet: Quiet = False, as_json: Json = False,
 ) -> Wanted:
     """The options of `Wanted`, for `filled`."""
     settings = given(steps=steps, guidance=guidance, interval=interval(guidance_interval), rescale=guidance_rescale,
-                     sampler=sampler, karras=karras, eta=eta)
+                     slow=guidance_slow, sampler=sampler, karras=karras, eta=eta)
     others = given(model=model, dtype=dtype, negative=negative, say=say)
     return Wanted(settings, others, device, offline, format, spectrogram, quiet, as_json)
 

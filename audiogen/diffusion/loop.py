@@ -1,9 +1,10 @@
-"""Sounds that repeat without a seam: networks whose time axis is a circle."""
+"""Sounds that repeat without a seam: networks, and means over time, whose time axis is a circle."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiogen.diffusion.sampling import Denoise
@@ -36,6 +37,16 @@ def wrap(x: Tensor, n: int, axis: int) -> Tensor:
     """n frames of the end before the beginning, and n of the beginning after the end, along `axis`."""
     length = x.shape[axis]
     return torch.cat([x.narrow(axis, length - n, n), x, x.narrow(axis, 0, n)], dim=axis)
+
+
+def moving_mean(x: Tensor, frames: int, axis: int, around: bool) -> Tensor:
+    """The mean of the `frames` (an odd number) around each one along `axis` (2 or 3), of those there are at the ends; over
+    the seam of what goes `around`. (B, C, h, w) -> alike"""
+    half = frames // 2
+    kernel, padding = ((frames, 1), (half, 0)) if axis == 2 else ((1, frames), (0, half))
+    if around:
+        return F.avg_pool2d(wrap(x, half, axis), kernel, 1)
+    return F.avg_pool2d(x, kernel, 1, padding, count_include_pad=False)
 
 
 def circular(denoise: Denoise, network: nn.Module, axis: int) -> Denoise:

@@ -24,6 +24,7 @@ from audiogen.evaluate.embed import RunClap
 from audiogen.mel import from_image
 from audiogen.models.clap import Clap
 from audiogen.settings import Settings
+from audiogen.sizes import Sizes
 from audiogen.train.captions import Captions
 from audiogen.train.config import PreferenceStageConfig
 from audiogen.train.diffusion import noised, predicted
@@ -68,7 +69,7 @@ class PreferenceStage(Stage):
         for module in (autoencoder, vocoder, clap):
             module.to(machine.device).eval().requires_grad_(False)
         self.autoencoder, self.vocoder, self.clap = autoencoder, vocoder, clap
-        self.sampling = Settings().with_defaults(model.defaults)
+        self.sizes, self.sampling = Sizes(model), Settings(duration=config.seconds).with_defaults(model.defaults)
         assert self.sampling.sampler is not None and self.sampling.steps is not None  # noqa: PT018
         self.levels = grid(model.schedule, self.sampling.sampler, self.sampling.steps, bool(self.sampling.karras),
                            self.sampling.guided)
@@ -78,23 +79,16 @@ class PreferenceStage(Stage):
     def takes(self, unet: nn.Module, captions: list[str], keys: Tensor) -> Tensor:
         """Latents (N, C, h, w) for captions (N,), from noise of the keys (N,)."""
         s, text = self.sampling, self.captions(captions)
-        assert s.sampler is not None and s.guidance is not None  # noqa: PT018
+        assert s.sampler is not None and s.guidance is not None and s.slow is not None  # noqa: PT018
         none = self.captions([""] * len(captions)) if s.guidance > 1 else None
-        denoise = Denoiser.guided(unet, self.levels.step, text, none, s.guidance, s.interval, s.rescale,     # type: ignore[arg-type]
-                                  self.model.schedule.prediction)
-        draws = (normal(keys, *self.shape(), salt=salt) for salt in count(NOISE))
+        denoise = Denoiser.guided(unet, self.levels.step, text, none, s.guidance, s.interval, s.rescale, s.slow,     # type: ignore[arg-type]
+                                  self.sizes.lasting(s), self.model.schedule.prediction)
+        draws = (normal(keys, *self.sizes.latent_shape(s), salt=salt) for salt in count(NOISE))
         x = next(draws) * self.levels.initial
         with self.machine.autocast():
             z = sample(s.sampler, denoise, x, self.levels.sigmas, eta=s.eta, noise=draws.__next__, clip=self.model.schedule.clip,
                        jumps=s.guided or ())
         return z / float((1 + self.levels.sigmas[-1] ** 2).sqrt())
-
-    def shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of a take."""
-        c = self.model
-        t = round(self.config.seconds * c.mel.sample_rate / c.mel.hop / c.autoencoder.factor)
-        m = c.mel.bins // c.autoencoder.factor
-        return (c.unet.in_channels, *((t, m) if c.mel.layout == "time" else (m, t)))
 
     @torch.no_grad()
     def scores(self, z: Tensor, captions: list[str]) -> Tensor:
