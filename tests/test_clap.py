@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,11 @@ from audiogen.evaluate.embed import RunClap, load_embedder
 from audiogen.files import is_whole
 from audiogen.pipeline import Pipeline
 from audiogen.train import state
+from audiogen.train.augment import coloured, hidden
+from audiogen.train.clap import ClapStage
+from audiogen.train.config import DataConfig
+from audiogen.train.data import prepare
+from audiogen.train.examples import BESIDE, Crowd, Drawer, Examples
 from audiogen.train.losses import contrastive_loss
 from audiogen.train.session import Session, run
 from audiogen.train.stage import Stage
@@ -46,6 +52,62 @@ def test_what_fits_is_not_pushed_away() -> None:
     assert float(contrastive_loss(each, each, scale, same)) > 10
     assert float(contrastive_loss(one, one, scale, torch.eye(6) > 0)) == pytest.approx(math.log(2), abs=1e-6)
     assert float(contrastive_loss(each, each, scale, torch.eye(6) > 0)) < 1e-6
+
+
+def test_texts_without_a_sound_are_only_what_sounds_are_told_from() -> None:
+    audio, text, scale = unit(1), torch.cat([unit(2), unit(3)]), torch.tensor(7.0)
+    fits = torch.cat([torch.eye(6), torch.zeros(6, 6)], dim=1)
+    scores = 7 * audio @ text.T                                  # (6, 12)
+    own = -(scores.log_softmax(dim=1).diag() + scores[:, :6].log_softmax(dim=0).diag()).mean() / 2
+    torch.testing.assert_close(contrastive_loss(audio, text, scale, fits), own)
+    assert float(own) > float(contrastive_loss(audio, text[:6], scale, fits[:, :6])) + 0.1, "six more to be told from"
+    half = torch.cat([torch.eye(6), torch.eye(6) / 3], dim=1)    # a third as well: a quarter of the share
+    both = -(0.75 * scores[:, :6] + 0.25 * scores[:, 6:]).diag() + scores.logsumexp(dim=1)
+    torch.testing.assert_close(contrastive_loss(audio, text, scale, half), (both.mean() - scores.log_softmax(dim=0)[
+        torch.arange(6).repeat(2), torch.arange(12)].mean()) / 2)
+
+
+def test_how_well_texts_fit_is_the_share_of_their_labels() -> None:
+    captions, labels = ["a dog", "rain", "dog, rain", "", "", "a bark"], ["dog", "rain", f"dog{BESIDE}rain", "", "", "dog"]
+    stage = SimpleNamespace(machine=SimpleNamespace(device="cpu"))
+    examples = Examples(torch.zeros(5, 8), captions, list(range(5)), labels)
+    expected = [[1, 0, 0.5, 0, 0, 1], [0, 1, 0.5, 0, 0, 0], [0.5, 0.5, 1, 0, 0, 0.5], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]]
+    assert ClapStage.fits(stage, examples).tolist() == expected                        # type: ignore[arg-type]
+    other = replace(examples, captions=[*captions[:5], "a dog"], labels=None)
+    assert ClapStage.fits(stage, other).tolist() == [[float(j in (i, 5 if i == 0 else i)) for j in range(6)] for i in range(5)]  # type: ignore[arg-type]
+
+
+def test_the_crowd_is_each_items_own(data: Path, tmp_path: Path) -> None:
+    dataset, _ = prepare(data, tmp_path / "cache", RATE)
+    drawer = Drawer(dataset, dataset.clips, DataConfig(), "1")
+    crowd, plain = Crowd(drawer, 3), drawer.batch(5, range(4), 0.3)
+    whole, parts = crowd.batch(5, range(4), 0.3), [crowd.batch(5, range(i, i + 1), 0.3) for i in range(4)]
+    assert torch.equal(whole.wave, plain.wave)
+    assert (whole.captions[:4], whole.seeds) == (plain.captions, plain.seeds)
+    assert whole.captions[4:] == [c for p in parts for c in p.captions[1:]]
+    assert whole.labels is not None
+    assert (len(whole.captions), len(whole.labels)) == (16, 16)
+    assert len(set(whole.captions[4:])) > 1
+    assert crowd.batch(6, range(4), 0.3).captions[4:] != whole.captions[4:]
+
+
+def test_what_is_hidden_and_coloured() -> None:
+    image, keys, floor = 5 + normal(40, 1, 100, 64).abs(), torch.arange(40), -2.0
+    out = hidden(image, keys, 0.3, floor)
+    gone = out == floor
+    assert torch.equal(out[~gone], image[~gone])
+    frames, bins = gone.all(dim=3)[:, 0].float().mean(dim=1), gone.all(dim=2)[:, 0].float().mean(dim=1)             # (40,)
+    assert torch.equal(gone[:, 0], gone.all(dim=3)[:, 0, :, None] | gone.all(dim=2)[:, 0, None])
+    assert 0.2 < float(frames.mean()) < 0.35                     # of two blocks of 0.15 each, that may overlap
+    assert 0.2 < float(bins.mean()) < 0.35
+    assert float(frames.max()) <= 0.62
+    assert torch.equal(hidden(image[7:8], keys[7:8], 0.3, floor), out[7:8]), "whatever the batch"
+    gain = coloured(image, keys, 0.5, floor) - image
+    torch.testing.assert_close(gain, gain[:, :, :1].expand_as(gain), atol=1e-5, rtol=0)
+    assert 0.3 < float(gain.std()) < 0.5
+    assert float(gain.diff(n=2, dim=3).abs().median()) < 1e-5, "straight between the bends"
+    assert float(coloured(image - 7, keys, 0.5, floor).min()) == floor
+    assert torch.equal(coloured(image[7:8], keys[7:8], 0.5, floor), (image + gain)[7:8])
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,8 @@ def in_two(tmp_path: Path, data: Path, stage: str, changes: list[str]) -> Path:
 
 @pytest.mark.parametrize("stage", ["autoencoder", "clap"])
 def test_two_processes_equal_one(data: Path, tmp_path: Path, stage: str) -> None:
-    changes = [*SMALL, "clap.batch=4", "validate_every=100"]
+    changes = [*SMALL, "clap.batch=4", "clap.others=2", "clap.hidden=0.3", "clap.colour=0.5", "data.mix=0.3",
+               "validate_every=100"]
     in_two(tmp_path, data, stage, changes)
     for name, more in (("one", []), ("half", [f"{stage}.batch=2"])):
         run(Session(data, tmp_path / name, (stage,)), read_config("tiny", None, [*changes, *more]))

@@ -85,6 +85,9 @@ class VocoderStageConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ClapStageConfig(StageConfig):
+    others: int = 0                               # captions of other clips, for each sound, that it is told from too
+    hidden: float = 0.0                           # share of an example's frames, and of its bins, that a block hides at most
+    colour: float = 0.0                           # nepers, by which a random smooth filter changes it
     embedding: int = 128                          # of the space that sounds and captions meet in
     channels: tuple[int, ...] = (32, 64, 128)     # of the audio tower, per level
     blocks: int = 1                               # ... and its ResBlocks a level

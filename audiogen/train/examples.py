@@ -19,6 +19,7 @@ from audiogen.train.data import Array, Clip, Dataset
 
 TRIES = 3                                                        # for a crop in which something sounds
 CAPTION = "~"                                                    # in a sentence around it
+BESIDE = "\n"                                                    # between the labels of two clips in one item
 LOW = 2**24 - 1                                                  # bits that a float32 holds exactly
 FADE = 0.005                                                     # seconds, at the ends of clips that are set into a longer sound
 FRAME = 0.05                                                     # seconds, in which a clip's steadiness is looked at
@@ -31,9 +32,9 @@ class Examples:
     """A batch."""
 
     wave: Tensor                                                 # (B, S) float32 in [-1, 1]
-    captions: list[str]
+    captions: list[str]                                          # of each item, then those it is to be told from
     seeds: list[int]                                             # of each item's own noise
-    labels: list[str] | None = None                              # what sounds in each item; "" where nobody said
+    labels: list[str] | None = None                              # what each is of, "" where nobody said; of two: A BESIDE B
     latents: Tensor | None = None                                # (B, C, h, w), where they were kept instead of the waves
     meant: list[str] | None = None                               # captions that those of each item stand for
 
@@ -136,13 +137,13 @@ class Drawer:
             other = self.pick(rng)
             wave = self.arrange(clip, n, rng) + rng.uniform(0.6, 1) * self.arrange(other, n, rng)
             caption = f"{caption} {rng.choice(('and', 'and', 'with', 'while'))} {self.caption(other, rng)}"
-            label = f"{label} and {other.label}" if label and other.label else ""
+            label = beside(label, other.label)
         elif dice < c.mix + c.join:
             other, k = self.pick(rng), int(n * rng.uniform(0.35, 0.65))
             parts = (self.arrange(clip, k, rng), self.arrange(other, n - k, rng))
             wave = np.concatenate([faded(p, 5 * FADE * self.dataset.rate) for p in parts])
             caption = f"{caption}{rng.choice((' followed by ', ', then ', ' and then '))}{self.caption(other, rng)}"
-            label = f"{label} then {other.label}" if label and other.label else ""
+            label = beside(label, other.label)
         else:
             wave = self.arrange(clip, n, rng)
             if rng.random() < self.framed:
@@ -190,6 +191,29 @@ class Drawer:
                 if not again:
                     break
         return out / max(1e-3, float(np.abs(out).max()))
+
+
+class Crowd:
+    """Draws a Drawer's examples, and for each of them `others` captions of clips that may be of other labels."""
+
+    def __init__(self, drawer: Drawer, others: int) -> None:
+        self.drawer, self.others = drawer, others
+
+    def batch(self, step: int, items: range, seconds: float) -> Examples:
+        """Examples number `items` of step `step`; captions and labels of the others follow their own."""
+        examples = self.drawer.batch(step, items, seconds)
+        captions, labels = list(examples.captions), list(examples.labels or [])
+        for i in items:
+            rng = random.Random(f"{self.drawer.seed}:{step}:{i}:others")
+            for clip in [self.drawer.pick(rng) for _ in range(self.others)]:
+                captions.append(self.drawer.caption(clip, rng))
+                labels.append(clip.label)
+        return replace(examples, captions=captions, labels=labels)
+
+
+def beside(one: str, other: str) -> str:
+    """The label of an item in which two sound; "" where one of them has none."""
+    return BESIDE.join((one, other)) if one and other and one != other else one and other
 
 
 def steady(wave: Array, rate: int) -> bool:

@@ -105,14 +105,17 @@ def feature_loss(real: list[Judged], fake: list[Judged]) -> Tensor:
     return torch.stack(each).mean()
 
 
-def contrastive_loss(audio: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Each sound to its texts and back (Radford et al. 2021): those that fit (`same`, (B, B) bool, symmetric) are equally right.
+def contrastive_loss(audio: Tensor, text: Tensor, scale: Tensor, fits: Tensor) -> Tensor:
+    """Each sound to its texts and back (Radford et al. 2021), in proportion to how well they fit: `fits` (B, K), 0 to 1.
 
-    audio (B, D) and text (B, D) of length 1, scale () -> ()
+    Every sound has a text that fits; texts without a sound are only those that sounds are told from. audio (B, D) and text
+    (K, D) of length 1, scale () -> ()
     """
-    scores = scale * audio @ text.T                              # (B, B)
-    target = same / same.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+    scores = scale * audio @ text.T                              # (B, K)
+    heard = fits.any(dim=0)
+    back = fits.T[heard].float()
+    there = F.cross_entropy(scores, fits / fits.sum(dim=1, keepdim=True))
+    return (there + F.cross_entropy(scores.T[heard], back / back.sum(dim=1, keepdim=True))) / 2
 
 
 def velocity(z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

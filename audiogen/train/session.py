@@ -27,10 +27,11 @@ from audiogen.models.unet import UNet
 from audiogen.train import state as states
 from audiogen.train.ahead import Draws, workers
 from audiogen.train.build import build, wordings
+from audiogen.train.clap import ClapStage
 from audiogen.train.config import TrainConfig, to_toml
 from audiogen.train.data import Report, Watch, prepare, split
 from audiogen.train.diffusion import DiffusionStage
-from audiogen.train.examples import Drawer
+from audiogen.train.examples import Crowd, Drawer
 from audiogen.train.kept import keep
 from audiogen.train.loop import Told, train
 from audiogen.train.preference import PreferenceStage, Prompts
@@ -90,7 +91,9 @@ def run(session: Session, config: TrainConfig) -> None:
             draws: Draws = drawer
             held: Draws | None = other
             stage = build(name, here, config, Machine.of(device, config.precision), fresh=session.init is None)
-            if isinstance(stage, WordingStage):
+            if isinstance(stage, ClapStage):
+                draws = Crowd(drawer, stage.config.others)
+            elif isinstance(stage, WordingStage):
                 draws, held = wordings(stage, here, drawer)
             elif isinstance(stage, PreferenceStage):
                 draws, held = Prompts(drawer), None if other is None else Prompts(other)
