@@ -151,7 +151,7 @@ class Pipeline(Sizes):
     def denoiser(self, prompts: Sequence[str], negatives: Sequence[str | None], says: Sequence[str | None], settings: Settings,
                  levels: Grid) -> Denoise:
         """The denoiser of prompts, their weights obeyed, for latents of one window."""
-        assert settings.guidance is not None and settings.slow is not None  # noqa: PT018
+        assert settings.guidance is not None
         told = [read_weights(p) for p in prompts]
         cond, uncond = self.condition([t.prompt for t in told], negatives, says, settings.guidance > 1)
         context, weights = self._weights(told, cond)
@@ -159,8 +159,7 @@ class Pipeline(Sizes):
             self.model.forget_text()
         unet = self._recorded if self.device.startswith("cuda") else self.model.unet
         denoise: Denoise = Denoiser.guided(unet, levels.step, cond, uncond, settings.guidance, settings.interval,
-                                           settings.rescale, settings.slow, self.lasting(settings),
-                                           self.config.schedule.prediction)
+                                           settings.rescale, self.spared(settings), self.config.schedule.prediction)
         return denoise if weights is None else weighted(denoise, self.model.unet, context, weights)
 
     @cached_property

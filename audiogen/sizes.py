@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor
 
@@ -35,11 +34,18 @@ class Sizes:
         """Latent frames by which the U-Net can turn a loop around: those of one frame of its smallest map."""
         return 2 ** (len(self.config.unet.channels) - 1)
 
-    def lasting(self, settings: Settings) -> Callable[[Tensor], Tensor]:
-        """Takes what hardly changes in latents (B, C, h, w): their mean over MOMENT; over the seam of a loop of one window."""
+    def spared(self, settings: Settings) -> Callable[[Tensor], Tensor] | None:
+        """Takes what guidance leaves out of what it adds to latents (B, C, h, w): all but a share `slow` of what hardly changes.
+
+        That is their mean over MOMENT, and over the seam of a loop of one window. None: it leaves out nothing.
+        """
+        assert settings.slow is not None
+        share = 1 - settings.slow
+        if not share:
+            return None
         frames = 2 * round(MOMENT / 2 * self.config.mel.sample_rate / self.step) + 1
         around = settings.loop and self.latent_shape(settings)[self.axis - 1] <= self.window
-        return partial(moving_mean, frames=frames, axis=self.axis, around=around)
+        return lambda x: share * moving_mean(x, frames, self.axis, around)
 
     @property
     def window(self) -> int:

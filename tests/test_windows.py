@@ -207,10 +207,13 @@ def test_a_moving_mean(axis: int) -> None:
 def test_what_lasts_goes_round_in_a_loop_of_one_window_alone(name: str) -> None:
     pipe = short_sighted(name, 1.28)
     for seconds, loop, around in ((1.0, True, True), (1.0, False, False), (2.56, True, False)):
-        settings = pipe.settle(replace(FAST, duration=seconds, loop=loop))
+        settings = pipe.settle(replace(FAST, duration=seconds, loop=loop, slow=0.4))
         x = normal(1, *pipe.latent_shape(settings))
         expected = moving_mean(x, 1 + 2 * round(0.2 * 16_000 / pipe.step), pipe.axis, around)      # 0.4 s, about its middle
-        assert torch.equal(pipe.lasting(settings)(x), expected)
+        spared = pipe.spared(settings)
+        assert spared is not None
+        assert torch.equal(spared(x), 0.6 * expected)
+        assert pipe.spared(replace(settings, slow=1.0)) is None
 
 
 def jumps(wave: Tensor) -> Tensor:

@@ -18,10 +18,9 @@ class Denoiser:
     """Best guess of the clean latents, by classifier-free guidance (Ho and Salimans 2022).
 
     `step` maps a level to a training step. At the levels in `interval`, its lower end left out, guidance acts; elsewhere
-    the conditional prediction stands alone (Kynkäänniemi et al. 2024), at half the work. Of what it adds, `lasting` takes the
-    part that hardly changes in time, and a share `slow` of that counts: guidance exaggerates the steady colour of a sound more
-    than its events. `rescale` pulls the guided prediction's spread back to that of the conditional one (Lin et al. 2024,
-    eq. 15-16).
+    the conditional prediction stands alone (Kynkäänniemi et al. 2024), at half the work. Of what it adds, the part that
+    `spared` takes is left out: guidance exaggerates the steady colour of a sound more than its events. `rescale` pulls the
+    guided prediction's spread back to that of the conditional one (Lin et al. 2024, eq. 15-16).
     """
 
     unet: UNet | Recorded
@@ -31,17 +30,16 @@ class Denoiser:
     guidance: float = 1.0
     interval: tuple[float, float] = (0.0, math.inf)
     rescale: float = 0.0
-    slow: float = 1.0
-    lasting: Callable[[Tensor], Tensor] | None = None            # (B, C, h, w) -> alike
+    spared: Callable[[Tensor], Tensor] | None = None             # (B, C, h, w) -> alike
     prediction: str = "epsilon"
 
     @classmethod
     def guided(cls, unet: UNet | Recorded, step: Callable[[Tensor], Tensor], cond: Conditioning,
                uncond: Conditioning | None, guidance: float, interval: tuple[float, float] | None = None, rescale: float = 0.0,
-               slow: float = 1.0, lasting: Callable[[Tensor], Tensor] | None = None, prediction: str = "epsilon") -> "Denoiser":
+               spared: Callable[[Tensor], Tensor] | None = None, prediction: str = "epsilon") -> "Denoiser":
         """The denoiser of `cond`, guided away from `uncond` if that is given."""
         both = None if uncond is None else Attended(collate([uncond, cond]))
-        return cls(unet, step, Attended(cond), both, guidance, interval or (0.0, math.inf), rescale, slow, lasting, prediction)
+        return cls(unet, step, Attended(cond), both, guidance, interval or (0.0, math.inf), rescale, spared, prediction)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x (B, C, h, w) float32 in the frame z + sigma * noise, sigma () -> z (B, C, h, w) float32"""
@@ -53,8 +51,8 @@ class Denoiser:
         else:
             without, with_ = self._ask(torch.cat([x_in, x_in]), sigma, self.both).chunk(2)
             out = without + self.guidance * (with_ - without)
-            if self.slow != 1 and self.lasting:
-                out = out - (1 - self.slow) * (self.guidance - 1) * self.lasting(with_ - without)
+            if self.spared is not None:
+                out = out - (self.guidance - 1) * self.spared(with_ - without)
             if self.rescale:
                 out = torch.lerp(out, out * (_spread(with_) / _spread(out)), self.rescale)
         return to_clean(x, out, sigma, self.prediction)

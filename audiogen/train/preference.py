@@ -79,10 +79,10 @@ class PreferenceStage(Stage):
     def takes(self, unet: nn.Module, captions: list[str], keys: Tensor) -> Tensor:
         """Latents (N, C, h, w) for captions (N,), from noise of the keys (N,)."""
         s, text = self.sampling, self.captions(captions)
-        assert s.sampler is not None and s.guidance is not None and s.slow is not None  # noqa: PT018
+        assert s.sampler is not None and s.guidance is not None  # noqa: PT018
         none = self.captions([""] * len(captions)) if s.guidance > 1 else None
-        denoise = Denoiser.guided(unet, self.levels.step, text, none, s.guidance, s.interval, s.rescale, s.slow,     # type: ignore[arg-type]
-                                  self.sizes.lasting(s), self.model.schedule.prediction)
+        denoise = Denoiser.guided(unet, self.levels.step, text, none, s.guidance, s.interval, s.rescale,             # type: ignore[arg-type]
+                                  self.sizes.spared(s), self.model.schedule.prediction)
         draws = (normal(keys, *self.sizes.latent_shape(s), salt=salt) for salt in count(NOISE))
         x = next(draws) * self.levels.initial
         with self.machine.autocast():
