@@ -97,10 +97,10 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it is so for any process."""
+def largest(*values: float) -> tuple[float, ...]:
+    """The largest that any process has of each of these: what all must go by, as no two clocks are alike."""
     if not dist.is_initialized():
-        return flag
-    seen = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        return values
+    seen = torch.tensor(values, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(seen, dist.ReduceOp.MAX)
-    return bool(seen)
+    return tuple(seen.tolist())

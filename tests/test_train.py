@@ -138,10 +138,10 @@ run(Session(Path(data), Path(out), (stage,)), read_config("tiny", None, changes)
 """
 
 
-def in_two(tmp_path: Path, data: Path, stage: str, changes: list[str]) -> Path:
+def in_two(tmp_path: Path, data: Path, stage: str, changes: list[str], script: str = SCRIPT) -> Path:
     """The run that two processes made of a stage."""
     out = tmp_path / "two"
-    (tmp_path / "main.py").write_text(SCRIPT)
+    (tmp_path / "main.py").write_text(script)
     command = [sys.executable, str(tmp_path / "main.py"), str(data), str(out), stage, *changes]
     port = str(20_000 + os.getpid() % 20_000)
     env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
@@ -162,6 +162,29 @@ def test_two_processes_equal_one(data: Path, tmp_path: Path, stage: str) -> None
     two, one, half = (torch.cat([v.flatten().double() for _, v in sorted(weights(tmp_path / n).items())])
                       for n in ("two", "one", "half"))
     assert float((two - one).norm()) < 0.1 * float((half - one).norm()), "rounding, not another batch"
+
+
+def test_two_processes_go_by_one_clock(data: Path, tmp_path: Path) -> None:
+    """Where one's clock is three times as fast, both save, and end, and lower their rate at the same steps: they stay alike."""
+    fast = """
+import os, time, torch
+clock, rank = time.monotonic, int(os.environ["RANK"])
+time.monotonic = lambda: (1 + 2 * rank) * clock()
+from audiogen.train.stage import Stage
+step = Stage.step
+def watched(self, parts, lr):
+    told = step(self, parts, lr)
+    torch.save((self.updates, lr, self.modules["clap"].state_dict()), f"{sys.argv[2]}.{rank}")
+    return told
+Stage.step = watched
+"""
+    script = SCRIPT.replace("data, out", fast + "data, out", 1)
+    out = in_two(tmp_path, data, "clap", [*SMALL, "clap.steps=100000", "clap.minutes=0.1", "clap.decay=1.0", "save_minutes=0.01"],
+                 script)
+    assert load_model(out).config.clap is not None
+    mine, theirs = (torch.load(f"{out}.{r}", weights_only=True) for r in range(2))
+    assert 5 < mine[0] < 100_000
+    assert_same(mine, theirs)
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_save(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

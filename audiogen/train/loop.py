@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from audiogen.checkpoint import read_model_config, save_config, save_weights
-from audiogen.distributed import any_of, rank, share, wait
+from audiogen.distributed import largest, rank, share, wait
 from audiogen.errors import AudiogenError
 from audiogen.train import state as states
 from audiogen.train.ahead import Draws, Key, ahead, workers
@@ -83,7 +83,8 @@ class Loop:
                 self.untold.append((self.step, told))
                 self.hear(1 if device.startswith("cuda") else 0)
                 now = time.monotonic()
-                self.spent, before = self.spent + now - before, now
+                self.spent, unsaved, stopped = largest(self.spent + now - before, now - last_save, bool(asked))
+                before = now
                 if self.step % self.config.log_every == 0:
                     self.hear()
                     self.tell(log, {k: v / self.config.log_every for k, v in self.sums.items()})
@@ -91,8 +92,8 @@ class Loop:
                 if self.held is not None and self.step % self.config.validate_every == 0:
                     figures = self.stage.evaluate(self.held.batch(0, range(HELD), c.seconds))
                     self.tell(log, {f"held_out_{k}": v for k, v in figures.items()})
-                due = self.step % self.config.save_every == 0 or now - last_save > 60 * self.config.save_minutes
-                if any_of(bool(asked)):
+                due = self.step % self.config.save_every == 0 or unsaved > 60 * self.config.save_minutes
+                if stopped:
                     self.save()
                     raise Stopped(f"Stopped at step {self.step} of the {self.stage.name}; all is saved in {self.run}: "
                                   "go on with --resume.")
@@ -132,7 +133,7 @@ class Loop:
 
     def finished(self) -> bool:
         over = self.settings.minutes is not None and self.spent >= 60 * self.settings.minutes
-        return any_of(over) or self.step >= self.settings.steps
+        return over or self.step >= self.settings.steps
 
     def progress(self) -> float:
         """Share of the stage that is done, in steps or in time."""
