@@ -100,6 +100,25 @@ def test_resumed_equals_undisturbed_to_the_bit(whole: Path, data: Path, tmp_path
     assert [x["loss"] for x in rows(out, stage) if "loss" in x] == [x["loss"] for x in rows(whole, stage) if "loss" in x]
 
 
+def test_a_resumed_run_tells_the_mean_of_its_own_steps(whole: Path, data: Path, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    out, update = tmp_path / "run", Stage.update
+
+    def stumble(self: Stage, parts: int) -> torch.Tensor:
+        if self.updates == 4:
+            raise MemoryError
+        return update(self, parts)
+
+    monkeypatch.setattr(Stage, "update", stumble)
+    with pytest.raises(MemoryError):
+        run(Session(data, out, ("autoencoder",)), settings("log_every=6"))
+    monkeypatch.setattr(Stage, "update", update)
+    run(Session(data, out, ("autoencoder",), resume=True), settings("log_every=6"))
+    each = [x["loss"] for x in rows(whole, "autoencoder") if "loss" in x]
+    told = [x["loss"] for x in rows(out, "autoencoder") if "loss" in x]
+    assert told == [pytest.approx(sum(each[3:]) / 3, rel=1e-5)], "those after the save"
+
+
 def assert_same(a: object, b: object, where: str = "") -> None:
     if isinstance(a, torch.Tensor):
         assert isinstance(b, torch.Tensor)

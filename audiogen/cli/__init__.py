@@ -101,7 +101,8 @@ TRAIN = """\b
 Examples:
   audiogen train sounds --check
   audiogen train sounds -o my-model --preset small
-  audiogen train sounds -o my-model --resume"""
+  audiogen train sounds -o my-model --resume
+  torchrun --nproc-per-node 4 -m audiogen train sounds -o my-model --preset base"""
 EVALUATE = """\b
 Examples:
   audiogen evaluate made --reference recordings

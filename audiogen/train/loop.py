@@ -62,6 +62,7 @@ class Loop:
         self.step, self.spent, self.saved = 0, 0.0, -1           # steps done, seconds taken, step of the last save
         self.untold: list[tuple[int, Losses]] = []               # of the latest steps, which a GPU may still be at
         self.sums: dict[str, float] = {}                         # of losses, since the last word
+        self.heard = 0                                           # ... over so many steps
 
     def go(self, resume: bool) -> None:
         c = self.settings
@@ -87,8 +88,8 @@ class Loop:
                 before = now
                 if self.step % self.config.log_every == 0:
                     self.hear()
-                    self.tell(log, {k: v / self.config.log_every for k, v in self.sums.items()})
-                    self.sums = {}
+                    self.tell(log, {k: v / self.heard for k, v in self.sums.items()})
+                    self.sums, self.heard = {}, 0
                 if self.held is not None and self.step % self.config.validate_every == 0:
                     figures = self.stage.evaluate(self.held.batch(0, range(HELD), c.seconds))
                     self.tell(log, {f"held_out_{k}": v for k, v in figures.items()})
@@ -118,6 +119,7 @@ class Loop:
                 raise AudiogenError(
                     f"The loss of the {self.stage.name} is not a number at step {step}; {self.last()}: "
                     f"lower {self.stage.name}.lr (now {self.settings.lr:g}) or use --set precision=float32, and --resume.")
+            self.heard += 1
             for k, v in figures.items():
                 self.sums[k] = self.sums.get(k, 0.0) + v
 
