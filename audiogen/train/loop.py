@@ -84,8 +84,7 @@ class Loop:
                 self.untold.append((self.step, told))
                 self.hear(1 if device.startswith("cuda") else 0)
                 now = time.monotonic()
-                self.spent, unsaved, stopped = largest(self.spent + now - before, now - last_save, bool(asked))
-                before = now
+                (self.spent,), before = largest(self.spent + now - before), now
                 if self.step % self.config.log_every == 0:
                     self.hear()
                     self.tell(log, {k: v / self.heard for k, v in self.sums.items()})
@@ -93,6 +92,7 @@ class Loop:
                 if self.held is not None and self.step % self.config.validate_every == 0:
                     figures = self.stage.evaluate(self.held.batch(0, range(HELD), c.seconds))
                     self.tell(log, {f"held_out_{k}": v for k, v in figures.items()})
+                unsaved, stopped = largest(now - last_save, bool(asked))
                 due = self.step % self.config.save_every == 0 or unsaved > 60 * self.config.save_minutes
                 if stopped:
                     self.save()
