@@ -185,24 +185,24 @@ def test_two_processes_equal_one(data: Path, tmp_path: Path, stage: str) -> None
 
 def test_two_processes_go_by_one_clock(data: Path, tmp_path: Path) -> None:
     """Where one's clock is three times as fast, both save, and end, and lower their rate at the same steps: they stay alike."""
-    fast = """
-import os, time, torch
-clock, rank = time.monotonic, int(os.environ["RANK"])
-time.monotonic = lambda: (1 + 2 * rank) * clock()
+    ticking = """
+import itertools, os, types, torch
+from audiogen.train import loop
 from audiogen.train.stage import Stage
-step = Stage.step
+rank, ticks, step = int(os.environ["RANK"]), itertools.count(), Stage.step
+loop.time = types.SimpleNamespace(monotonic=lambda: (1.0 + 2 * rank) * next(ticks))
 def watched(self, parts, lr):
     told = step(self, parts, lr)
     torch.save((self.updates, lr, self.modules["clap"].state_dict()), f"{sys.argv[2]}.{rank}")
     return told
 Stage.step = watched
 """
-    script = SCRIPT.replace("data, out", fast + "data, out", 1)
-    out = in_two(tmp_path, data, "clap", [*SMALL, "clap.steps=100000", "clap.minutes=0.1", "clap.decay=1.0", "save_minutes=0.01"],
-                 script)
+    script = SCRIPT.replace("data, out", ticking + "data, out", 1)
+    changes = [*SMALL, "clap.steps=1000", "clap.minutes=2", "clap.decay=1.0", "save_minutes=0.3"]
+    out = in_two(tmp_path, data, "clap", changes, script)
     assert load_model(out).config.clap is not None
     mine, theirs = (torch.load(f"{out}.{r}", weights_only=True) for r in range(2))
-    assert 5 < mine[0] < 100_000
+    assert 10 < mine[0] <= 40, "two minutes of three seconds and more"
     assert_same(mine, theirs)
 
 
