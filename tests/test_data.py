@@ -2,8 +2,10 @@
 
 import io
 import json
+import random
 import shutil
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +166,7 @@ def test_labels_are_balanced_and_reworded(tmp_path: Path) -> None:
     words.write_text("# comment\nkind0 3: beeping|a whistle\nkind1 0: \n")
     dataset, _ = prepare(data, tmp_path / "cache", RATE)
     drawer = Drawer(dataset, dataset.clips, DataConfig(words=str(words), words_rate=1.0, balance=1.0), "1")
-    captions = [drawer.caption(drawer.pick(rng), rng) for rng in map(__import__("random").Random, range(400))]
+    captions = [drawer.caption(drawer.pick(rng), rng) for rng in map(random.Random, range(400))]
     share = sum(c in ("beeping", "a whistle") for c in captions) / 400
     assert abs(share - 3 / 5) < 0.08, "three times as often as the two labels without a weight"
     assert not any(c.startswith("noise") for c in captions), "weight 0"
@@ -176,3 +178,34 @@ def test_labels_are_balanced_and_reworded(tmp_path: Path) -> None:
     words.write_text("kind0 often: x\n")
     with pytest.raises(DataError, match="line 1"):
         read_words(words)
+
+
+def test_clips_weigh_within_their_label(tmp_path: Path) -> None:
+    """A clip's weight moves its share of its label's draws, and no other label's."""
+    dataset, _ = prepare(folder(tmp_path / "data", 12), tmp_path / "cache", RATE)
+    weights = tmp_path / "weights.csv"
+    weights.write_text("file_name,weight\n0.wav,6\n4.wav,2\n8.wav,0\n1.wav,0\n5.wav,0\n9.wav,0\nelsewhere.wav,9\n")
+    plain = np.diff(Drawer(dataset, dataset.clips, DataConfig(), "1").cumulative, prepend=0)
+    drawer = Drawer(dataset, dataset.clips, DataConfig(weights=str(weights)), "1")
+    share = dict(zip((c.name for c in dataset.clips), np.diff(drawer.cumulative, prepend=0), strict=True))
+    whole = plain[:4].sum() * 3 / 4                              # of one of the four labels
+    assert [share[f"{i}.wav"] for i in (0, 4, 8)] == pytest.approx([whole * 6 / 8, whole * 2 / 8, 0])
+    assert [share[f"{i}.wav"] for i in (1, 5, 9)] == [0, 0, 0], "a label without a clip that can be drawn"
+    assert [share[f"{i}.wav"] for i in (2, 3, 10)] == pytest.approx([plain[2]] * 3), "as they were"
+    drawn = Counter(drawer.pick(random.Random(i)).name for i in range(600))
+    assert not {"8.wav", "1.wav", "5.wav", "9.wav"} & set(drawn)
+    assert abs(drawn["0.wav"] / (drawn["0.wav"] + drawn["4.wav"]) - 3 / 4) < 0.12
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("file_name,weight\n0.wav,often\n", "line 2"), ("file_name,weight\n0.wav,1\n1.wav,-1\n", "line 3.*from 0 on"),
+    ("file_name,weight\n0.wav,nan\n", "line 2"), ("name,weight\n0.wav,1\n", "line 2"), ("file_name,weight\n0.wav\n", "line 2"),
+    ("file_name,weight\n" + "".join(f"{i}.wav,0\n" for i in range(12)), "nothing is left to draw")])
+def test_weights_that_make_no_sense(tmp_path: Path, text: str, words: str) -> None:
+    dataset, _ = prepare(folder(tmp_path / "data", 12), tmp_path / "cache", RATE)
+    path = tmp_path / "weights.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        Drawer(dataset, dataset.clips, DataConfig(weights=str(path)), "1")
+    with pytest.raises(DataError, match="cannot be read"):
+        Drawer(dataset, dataset.clips, DataConfig(weights=str(tmp_path / "none.csv")), "1")

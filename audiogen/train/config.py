@@ -30,6 +30,7 @@ class DataConfig:
 
     balance: float = 0.5                          # a label of n clips is drawn in proportion to n ** balance; 1: as it comes
     words: str | None = None                      # a file of labels' other wordings, and how often each label is drawn
+    weights: str | None = None                    # a .csv of how often each clip is drawn, among those of its label
     words_rate: float = 0.5                       # share of captions taken from there, where the label has any
     again: float = 0.75                          # short clips that happen again at random gaps; steady ones go on
     onset: float = 0.0                            # share of the parts of longer clips that begin where the clip does

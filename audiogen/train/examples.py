@@ -4,8 +4,10 @@ Example number i of step n is a function of (seed, stage, n, i) alone: a resumed
 draws the same. Shapes: B items, S samples.
 """
 
+import csv
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,6 +98,23 @@ def read_words(path: Path) -> tuple[dict[str, float], dict[str, list[str]]]:
     return weights, words
 
 
+def read_weights(path: Path) -> dict[str, float]:
+    """A .csv file with the columns file_name and weight: how often a clip is drawn beside others of its label, which have 1."""
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a file of weights ({error}).") from None
+    found = {}
+    for i, row in enumerate(rows, 2):
+        try:
+            found[row["file_name"]] = float(row["weight"])
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{path}, line {i}: write file_name,weight there, as the first line says.") from None
+        if not 0 <= found[row["file_name"]] < math.inf:
+            raise DataError(f"{path}, line {i}: a weight is a number from 0 on, not {row['weight']}.")
+    return found
+
+
 class Drawer:
     """Draws examples of any length from some of a dataset's clips."""
 
@@ -103,13 +122,17 @@ class Drawer:
         self.dataset, self.clips, self.config, self.seed = dataset, clips, config, seed
         weights, self.words = read_words(Path(config.words)) if config.words else ({}, {})
         self.framed, self.frames = weights.pop(CAPTION, 0.0), self.words.pop(CAPTION, [CAPTION])
-        count: dict[str, int] = {}
+        often = read_weights(Path(config.weights)) if config.weights else {}
+        count, total = Counter(c.label for c in clips), dict.fromkeys((c.label for c in clips), 0.0)
         for c in clips:
-            count[c.label] = count.get(c.label, 0) + 1
-        each = [weights.get(c.label, 1.0) * (count[c.label] ** (config.balance - 1) if c.label else 1.0) for c in clips]
+            total[c.label] += often.get(c.name, 1.0)
+        # a label's clips share what the label has, whatever they weigh together
+        share = {k: (n**config.balance if k else n) / total[k] if total[k] > 0 else 0.0 for k, n in count.items()}
+        each = [weights.get(c.label, 1.0) * share[c.label] * often.get(c.name, 1.0) for c in clips]
         self.cumulative = np.cumsum(each)
         if not self.cumulative[-1] > 0:
-            raise DataError(f"{config.words} gives every label of this data the weight 0: nothing is left to draw.")
+            given = " and ".join(x for x in (config.words, config.weights) if x)
+            raise DataError(f"{given}: every clip of this data has the weight 0, so that nothing is left to draw.")
 
     def batch(self, step: int, items: range, seconds: float) -> Examples:
         """Examples number `items` of step `step`, each `seconds` long."""
