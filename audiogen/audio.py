@@ -1,6 +1,7 @@
 """Sound files: reading, writing with a recipe inside, resampling. Shapes: C channels, S samples."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 import torch
+import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
@@ -19,6 +21,7 @@ BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}                # of samples th
 FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")                   # what holds more than 16 bits
 WIDE = ("PCM_32", "DOUBLE")                                      # and what float32 does not hold
 LOUDEST = 1e6                                                    # full scales; beyond them a spectrum is not finite
+BLOCK = 0.4                                                      # seconds, of which the shortest sound's loudness is told
 TAG = "audiogen "                                                # begins the comment that holds a recipe
 
 
@@ -79,6 +82,13 @@ def _unreadable(path: str | Path, error: Exception) -> AudioError:
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     """(..., S) at `rate` -> (..., S') at `new_rate`, both in Hz"""
     return wave if rate == new_rate else torchaudio.functional.resample(wave, rate, new_rate)
+
+
+def loudness(wave: Tensor, rate: int) -> float:
+    """How loud a wave (S,) at `rate` Hz is as a whole, its pauses left out, in LUFS (ITU-R BS.1770-4); -inf: silence."""
+    wave = F.pad(wave.float(), (0, max(0, round(BLOCK * rate) - len(wave))))
+    level = float(torchaudio.functional.loudness(wave[None], rate))
+    return -math.inf if math.isnan(level) else level
 
 
 def write(path: str | Path, wave: Tensor, rate: int, recipe: dict[str, Any] | None = None, format: str | None = None,

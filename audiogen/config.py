@@ -145,6 +145,7 @@ class DefaultsConfig:
     window: float | None = None                                  # seconds that are always made, then cut (Auffusion's image)
     longest: float = 10.24                                       # seconds that the U-Net learnt; longer sounds take windows
     peak: float | None = None                                    # sounds are brought to this level; None: left as they come
+    loudness: float | None = None                                # LUFS, at most: louder ones are brought down to it
     fade: float = 0.0                                            # seconds, at both ends of a sound
     drafts: int = 1                                              # beginnings that are tried, at most, for the model's CLAP
     fits: float = 1.0                                            # its score from which a draft is good enough

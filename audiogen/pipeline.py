@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiogen import drafts
+from audiogen.audio import loudness
 from audiogen.checkpoint import Model
 from audiogen.diffusion.attention_edit import weighted
 from audiogen.diffusion.conditioning import Conditioning, collate
@@ -203,11 +204,14 @@ class Pipeline(Sizes):
         return Generation(audio, self.config.mel.sample_rate, latents.cpu(), settings, list(seeds))
 
     def level(self, audio: Tensor, faded: bool) -> Tensor:
-        """Sounds (B, S) at the peak, and with the ends, that the model's defaults ask for."""
-        c = self.config.defaults
+        """Sounds (B, S) at the peak, or no louder than, and with the ends, that the model's defaults ask for."""
+        c, rate = self.config.defaults, self.config.mel.sample_rate
         if c.peak is not None:
             audio = audio * (c.peak / audio.abs().amax(dim=1, keepdim=True).clamp(min=1e-4))
-        n = min(int(c.fade * self.config.mel.sample_rate), audio.shape[1] // 2)
+        if c.loudness is not None:
+            over = [max(0.0, loudness(sound, rate) - c.loudness) for sound in audio]         # dB
+            audio = audio * torch.tensor([10 ** (-x / 20) for x in over])[:, None]
+        n = min(int(c.fade * rate), audio.shape[1] // 2)
         if n and faded:
             ramp = torch.linspace(0, 1, n)
             audio = torch.cat([audio[:, :n] * ramp, audio[:, n:-n], audio[:, -n:] * ramp.flip(0)], dim=1)

@@ -27,6 +27,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from audiogen.audio import loudness
 from audiogen.checkpoint import load_model
 from audiogen.errors import SettingsError
 from audiogen.pipeline import Pipeline
@@ -66,6 +67,35 @@ def test_a_sound_does_not_depend_on_its_batch(name: str) -> None:
         assert relative(batch[[2, 0, 1].index(i)], alone) < 1e-4
         if i != 1:
             assert torch.equal(turned[[2, 0].index(i)], alone)
+
+
+def test_levels_are_even() -> None:
+    """Loud sounds come at one loudness, those with a sharp peak at one peak; a sound alone is as loud as in company."""
+    t = torch.arange(2 * 16_000) / 16_000
+    sine, noise = 0.1 * torch.sin(2 * torch.pi * 997 * t), torch.randn(len(t), generator=torch.Generator().manual_seed(0))
+    click = torch.where(t % 0.5 < 2e-3, noise, 1e-4 * noise)
+    assert abs(loudness(sine, 16_000) - (-23.01)) < 0.1          # the standard: -3.01 LUFS at full scale
+    assert abs(loudness(sine[:3200], 16_000) - loudness(sine, 16_000) + 3.01) < 0.1          # half of a block
+    assert loudness(0 * sine, 16_000) == -float("inf")
+    pipe = tiny("audioldm2-tiny")
+
+    def levelled(peak: float | None, at_most: float | None) -> torch.Tensor:
+        config = replace(pipe.config, defaults=replace(pipe.config.defaults, peak=peak, loudness=at_most))
+        sounds = torch.stack([sine, click, 5 * noise, 0 * sine])
+        out = Pipeline(replace(pipe.model, config=config), "cpu", torch.float32).level(sounds, faded=True)
+        alone = Pipeline(replace(pipe.model, config=config), "cpu", torch.float32).level(sounds[1:2], faded=True)
+        assert torch.equal(out[1], alone[0])
+        return out
+
+    out, loud = levelled(0.8, -23.0), levelled(0.8, None)
+    torch.testing.assert_close(loud.abs().amax(dim=1), torch.tensor([0.8, 0.8, 0.8, 0.0]))
+    for i in (0, 2):
+        assert abs(loudness(out[i], 16_000) - (-23.0)) < 0.2
+        assert loudness(loud[i], 16_000) > -16
+    torch.testing.assert_close(out[1], loud[1])                  # its peak allows no more
+    assert loudness(out[1], 16_000) < -25
+    assert torch.equal(levelled(None, None)[2], 5 * noise)
+    assert not out[3].any()
 
 
 def narrow(pipe: Pipeline) -> Pipeline:

