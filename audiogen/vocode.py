@@ -7,7 +7,7 @@ from torch import Tensor
 
 from audiogen.models.hifigan import HifiGan
 from audiogen.models.partials import closed
-from audiogen.models.vocos import TAPE, Parts, Vocos
+from audiogen.models.vocos import ROUNDS, TAPE, Parts, Vocos
 
 PIECE = 2048                                                     # mel frames at a time
 
@@ -39,10 +39,10 @@ def by_spectra(vocoder: Vocos, mel: Tensor, piece: int) -> Tensor:
         b = min(a + piece, frames)
         first, last = max(a - context, 0), min(b + context, frames)                    # that the network sees
         low, high = max(a - edge, first), min(b + edge, last)    # whose spectra overlap with the piece
-        parts = vocoder.parts(mel[..., first:last], at=torch.arange(first, last) % TAPE).frames(low - first, high - first)
+        parts = vocoder.parts(mel[..., first:last], at=torch.arange(first, last) % TAPE).frames(slice(low - first, high - first))
         phasors = vocoder.turn(parts, before)
         before = phasors[..., b - edge - 1 - low] if b > edge else None                # where the next piece goes on
-        wave = vocoder.invert(parts.whole(phasors))
+        wave = vocoder.invert(vocoder.tuned(parts, phasors, mel[..., low:high]))
         waves.append(wave[:, (a - low) * hop : (b - low) * hop])
     return torch.cat(waves, dim=1)
 
@@ -55,16 +55,18 @@ def around(vocoder: Vocos, mel: Tensor, piece: int) -> Tensor:
         b = min(a + piece, frames)
         at = torch.arange(a - context, b + context, device=mel.device) % frames
         noise = vocoder.noise(a - context, b + context, frames)
-        each.append(vocoder.parts(mel[..., at], noise=noise).frames(context, context + b - a))
+        each.append(vocoder.parts(mel[..., at], noise=noise).frames(slice(context, context + b - a)))
     whole = Parts(*(torch.cat([getattr(p, name) for p in each], dim=-1) for name in ("spectrum", "rest", "level", "offset")))
-    spectrum = whole.whole(closed(whole.level, whole.offset, hop / vocoder.config.n_fft))        # (B, F, T)
+    phasors = closed(whole.level, whole.offset, hop / vocoder.config.n_fft)            # (B, F, T)
     at = torch.arange(-edge, frames + edge, device=mel.device) % frames
-    return vocoder.invert(spectrum[..., at])[:, edge * hop : (edge + frames) * hop]
+    wave = vocoder.invert(vocoder.tuned(whole.frames(at), phasors[..., at], mel[..., at]))
+    return wave[:, edge * hop : (edge + frames) * hop]
 
 
 def overlap(vocoder: Vocos) -> int:
     """How many frames away a frame's spectrum still reaches into a frame's samples."""
-    return math.ceil(vocoder.config.n_fft / vocoder.hop)
+    n, rounds = vocoder.config.n_fft, ROUNDS if vocoder.config.partials else 0
+    return math.ceil(n / vocoder.hop) + rounds * math.ceil((n + vocoder.framing.n_fft) / 2 / vocoder.hop)
 
 
 def reach(vocoder: HifiGan | Vocos, hop: int) -> int:

@@ -69,6 +69,25 @@ def test_they_go_on_from_where_they_were() -> None:
     assert torch.allclose(turned(level[1:], offset[1:], 0.25), whole[1:], atol=1e-5), "alone as in a batch"
 
 
+def test_a_tone_is_as_loud_as_asked_and_noise_as_it_was(vocoder: Vocos) -> None:
+    level, offset = tone(437.0)
+    phasors, noise = turned(level, offset, HOP / N), vocoder.noise_spectrum[None, :, :100]
+    swell = 0.7 * torch.sin(torch.arange(100) / 8)               # nats, that the level is off by
+    faint, loud = torch.full_like(level, -12.0), torch.full_like(level, -1.0)
+    right, wrong = (Parts((faint - vocoder.loud).exp() * noise, faint, level + by, offset) for by in (0.0, swell))
+    asked = vocoder.ear(vocoder.invert(right.whole(phasors)))    # (1, M, T)
+    band = asked.mean(dim=(0, 2)).argmax()
+
+    def far(spectrum: Tensor) -> float:
+        return float((vocoder.ear(vocoder.invert(spectrum)) - asked)[0, band, 8:-8].abs().mean())
+
+    assert far(wrong.whole(phasors)) > 0.3
+    assert far(vocoder.tuned(wrong, phasors, asked)) < 0.05
+    hiss = Parts((loud - vocoder.loud).exp() * noise, loud, faint, offset)
+    assert far(hiss.spectrum) > 0.3
+    assert float((vocoder.tuned(hiss, phasors, asked) / hiss.whole(phasors) - 1).abs().max()) < 1e-3
+
+
 def test_pieces_are_the_whole(vocoder: Vocos) -> None:
     mel = torch.randn(1, 64, 150, generator=torch.Generator().manual_seed(2)) - 5
     with torch.no_grad():

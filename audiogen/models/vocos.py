@@ -24,6 +24,7 @@ TAPE = 4096                                                      # frames of the
 FOLLOW = 0.5                                                     # how much of the noise's own mel is evened out at first
 CEILING = 6.0                                                    # of log magnitudes: just above a full-scale sine's
 SHY = -1.5                                                       # of partials' log magnitudes at first, beside the mel's
+ROUNDS, FAR = 3, 3.0                                             # of `tuned`: rounds, and nats a round at most
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Parts:
     level: Tensor                                                # (B, F, T) log magnitude of the partials; (B, 0, T): none
     offset: Tensor                                               # the same: how far they lie from each frequency, in frequencies
 
-    def frames(self, first: int, last: int) -> "Parts":
+    def frames(self, at: slice | Tensor) -> "Parts":
         """Some of the frames."""
-        return Parts(*(x[..., first:last] for x in (self.spectrum, self.rest, self.level, self.offset)))
+        return Parts(*(x[..., at] for x in (self.spectrum, self.rest, self.level, self.offset)))
 
     def whole(self, phasors: Tensor) -> Tensor:
         """The spectrum with partials of these phases (B, F, T), or (B, 0, T). (B, F, T) complex"""
@@ -97,6 +98,7 @@ class Vocos(nn.Module):
         self.flat = math.log(mel.sample_rate / mel.n_fft)        # a flat magnitude spectrum of 1 has this much less mel
         self.loud = math.log(float(self.window.square().sum())) / 2                  # of the noise's magnitudes, root mean square
         self.framing = replace(mel, mean=0.0, std=1.0)
+        self.ear = Mel(self.framing)
         noise_mel, noise_spectrum = self.noise(0, TAPE, TAPE)
         self.register_buffer("noise_mel", noise_mel, persistent=False)
         self.register_buffer("noise_spectrum", noise_spectrum, persistent=False)
@@ -114,12 +116,12 @@ class Vocos(nn.Module):
         pad = (n // 2, n // 2) if self.center else ((n - hop) // 2,) * 2
         spectrum = torch.stft(F.pad(piece, pad), n, hop, window=torch.hann_window(n), center=False, return_complex=True)
         sign = 1 - 2 * (torch.arange(self.frequencies) % 2)[:, None]
-        return Mel(self.framing)(piece)[0, :, inner], spectrum[0, :, inner] * sign
+        return self.ear(piece)[0, :, inner], spectrum[0, :, inner] * sign
 
     def forward(self, mel: Tensor, begin: Tensor | None = None) -> Tensor:
         """mel (B, M, T) -> (B, T * hop); begin (B,) in [0, 1) is where on the tape each item's noise begins"""
         parts = self.parts(mel, begin)
-        return self.invert(parts.whole(self.turn(parts)))
+        return self.invert(self.tuned(parts, self.turn(parts), mel))
 
     def parts(self, mel: Tensor, begin: Tensor | None = None, at: Tensor | None = None,
               noise: tuple[Tensor, Tensor] | None = None) -> Parts:
@@ -157,6 +159,21 @@ class Vocos(nn.Module):
     def turn(self, parts: Parts, before: Tensor | None = None) -> Tensor:
         """The phasors of the partials, which go on from those `before` (B, F). (B, F, T)"""
         return turned(parts.level, parts.offset, self.hop / self.config.n_fft, before)
+
+    def tuned(self, parts: Parts, phasors: Tensor, mel: Tensor) -> Tensor:
+        """The spectrum (B, F, T) of parts with phasors (B, F, T), its tones as loud as the mel (B, M, T) asks.
+
+        What the network says of a mel comes near it, not to it: of a tone one hears that, so it is brought there by what the
+        wave's own mel lacks. Noise is not: a decoded mel has less texture than a recording, and rain that followed it would hiss.
+        """
+        spectrum = parts.whole(phasors)
+        if not self.config.partials:
+            return spectrum
+        tonal = torch.sigmoid(2 * (parts.level - parts.rest))    # (B, F, T) the partials' share of the power
+        for _ in range(ROUNDS):
+            missing = (mel - self.ear(self.invert(spectrum))).clamp(-FAR, FAR)         # (B, M, T) nats
+            spectrum = spectrum * (tonal * (self.spread @ missing)).exp()
+        return spectrum
 
     def invert(self, spectrum: Tensor) -> Tensor:
         """Overlap-add of the frames' inverse transforms, phases relative to each frame's middle. (B, F, T) -> (B, T * hop)"""
