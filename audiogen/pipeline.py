@@ -204,17 +204,17 @@ class Pipeline(Sizes):
         return Generation(audio, self.config.mel.sample_rate, latents.cpu(), settings, list(seeds))
 
     def level(self, audio: Tensor, faded: bool) -> Tensor:
-        """Sounds (B, S) at the peak, or no louder than, and with the ends, that the model's defaults ask for."""
+        """Sounds (B, S) with the ends, and then at the peak, or no louder than, that the model's defaults ask for."""
         c, rate = self.config.defaults, self.config.mel.sample_rate
+        n = min(int(c.fade * rate), audio.shape[1] // 2)
+        if n and faded:
+            ramp = torch.linspace(0, 1, n)
+            audio = torch.cat([audio[:, :n] * ramp, audio[:, n:-n], audio[:, -n:] * ramp.flip(0)], dim=1)
         if c.peak is not None:
             audio = audio * (c.peak / audio.abs().amax(dim=1, keepdim=True).clamp(min=1e-4))
         if c.loudness is not None:
             over = [max(0.0, loudness(sound, rate) - c.loudness) for sound in audio]         # dB
             audio = audio * torch.tensor([10 ** (-x / 20) for x in over])[:, None]
-        n = min(int(c.fade * rate), audio.shape[1] // 2)
-        if n and faded:
-            ramp = torch.linspace(0, 1, n)
-            audio = torch.cat([audio[:, :n] * ramp, audio[:, n:-n], audio[:, -n:] * ramp.flip(0)], dim=1)
         return audio
 
     def condition(self, prompts: Sequence[str], negatives: Sequence[str | None], says: Sequence[str | None],
