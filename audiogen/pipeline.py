@@ -204,7 +204,7 @@ class Pipeline(Sizes):
         return Generation(audio, self.config.mel.sample_rate, latents.cpu(), settings, list(seeds))
 
     def level(self, audio: Tensor, faded: bool) -> Tensor:
-        """Sounds (B, S) with the ends, and then at the peak, or no louder than, that the model's defaults ask for."""
+        """Sounds (B, S) with their ends faded, then at the peak, but no louder than the model's defaults ask for."""
         c, rate = self.config.defaults, self.config.mel.sample_rate
         n = min(int(c.fade * rate), audio.shape[1] // 2)
         if n and faded:
